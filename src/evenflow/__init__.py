@@ -1,0 +1,43 @@
+"""evenflow: predicts, watches, diagnoses and fixes vanishing and exploding gradients.
+
+    import evenflow as ef
+
+    flow = ef.measure(model, inputs, loss)   # one real batch, as a table
+    report = ef.check(model, inputs, loss)   # the table, and what is wrong with it
+
+The verbs are loaded on first use, so that ``import evenflow`` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from evenflow.check import Report, check
+    from evenflow.diagnose import diagnose, explain
+    from evenflow.flow import Flow
+    from evenflow.measure import measure
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Flow": "evenflow.flow",
+    "Report": "evenflow.check",
+    "check": "evenflow.check",
+    "diagnose": "evenflow.diagnose",
+    "explain": "evenflow.diagnose",
+    "measure": "evenflow.measure",
+}
+
+__all__ = ["Flow", "Report", "__version__", "check", "diagnose", "explain", "measure"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'evenflow' has no attribute {name!r}; it has {', '.join(__all__)}.")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

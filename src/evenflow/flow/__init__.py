@@ -1,0 +1,25 @@
+"""The Flow table: sites, statistics, roles and the gain budget."""
+
+from evenflow.flow.budget import Budget, Link
+from evenflow.flow.flow import Flow
+from evenflow.flow.formats import FORMATS, FloatFormat
+from evenflow.flow.site import LOSS_PATH, ModuleCall, Role, Site, Status
+from evenflow.flow.stats import Exponents, Stats
+from evenflow.flow.table import SCHEMA, Row
+
+__all__ = [
+    "FORMATS",
+    "LOSS_PATH",
+    "SCHEMA",
+    "Budget",
+    "Exponents",
+    "FloatFormat",
+    "Flow",
+    "Link",
+    "ModuleCall",
+    "Role",
+    "Row",
+    "Site",
+    "Stats",
+    "Status",
+]
