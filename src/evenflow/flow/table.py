@@ -42,6 +42,8 @@ SCHEMA = pa.schema(
         pa.field("nonfinite_count", pa.int64()),
         pa.field("exponent_low", pa.int16()),
         pa.field("exponent_counts", pa.list_(pa.int64())),
+        pa.field("dead_fraction", pa.float64()),
+        pa.field("saturated_fraction", pa.float64()),
         pa.field("half_width", pa.float64()),
     ]
 )
@@ -66,6 +68,12 @@ class Row:
             on weights alone (the standardisation of a kernel) are not linked.
         output_of: Module calls whose (first) output this tensor is.
         stats: Statistics; None where nothing arrived (see ``status``).
+        dead_fraction: Outputs of rectifiers only: share of units (channels of a
+            convolution, else entries of the last axis) that are zero for every
+            sample of the batch.
+        saturated_fraction: Outputs of sigmoid- and tanh-like functions only:
+            share of entries where the derivative is below a tenth of its
+            largest value.
         half_width: Predicted rows only: half-width, in decades of RMS, of the
             interval in which one random draw of the weights should lie.
     """
@@ -80,6 +88,8 @@ class Row:
     inputs: tuple[int, ...] = ()
     output_of: tuple[ModuleCall, ...] = ()
     stats: Stats | None = None
+    dead_fraction: float | None = None
+    saturated_fraction: float | None = None
     half_width: float | None = None
 
 
@@ -120,6 +130,8 @@ def _flatten(row: Row) -> dict[str, Any]:
         "source": row.source,
         "inputs": list(row.inputs),
         "output_of": [{"path": m.path, "call": m.call} for m in row.output_of],
+        "dead_fraction": row.dead_fraction,
+        "saturated_fraction": row.saturated_fraction,
         "half_width": row.half_width,
     }
     if stats is not None:
@@ -168,5 +180,7 @@ def _unflatten(record: dict[str, Any]) -> Row:
         inputs=tuple(record["inputs"]),
         output_of=tuple(ModuleCall(m["path"], m["call"]) for m in record["output_of"]),
         stats=stats,
+        dead_fraction=record["dead_fraction"],
+        saturated_fraction=record["saturated_fraction"],
         half_width=record["half_width"],
     )
