@@ -1,0 +1,172 @@
+"""measure: one forward and one backward pass, as a Flow."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from evenflow.errors import ModelError
+from evenflow.flow import Flow, ModuleCall
+from evenflow.measure.calls import CallStack
+from evenflow.measure.cotangent import Objective, objective
+from evenflow.measure.graph import Graph
+from evenflow.measure.preserve import gradients_aside, preserved
+from evenflow.measure.recorder import Recorder
+from evenflow.measure.rows import op_rows, parameter_rows
+from evenflow.measure.structure import main_tensor, tensors_in
+from evenflow.measure.timesteps import RecurrentWatch
+from evenflow.measure.troubles import model_trouble
+
+Inputs = Any
+"""What a model is called with: one value, a tuple of positional ones or a dict of named ones."""
+
+
+def measure(
+    model: nn.Module,
+    inputs: Inputs,
+    loss: Callable[[Any], Tensor] | None = None,
+    *,
+    seed: int = 0,
+) -> Flow:
+    """Run one batch forward and backward, and return what flowed where.
+
+    Every op is seen with its output and the gradient there, attributed to its
+    module, call and source line; every parameter with its gradient. Model,
+    inputs and random state are left bitwise as they were, also when the model
+    raises. The model runs in the mode (train or eval) that it is in.
+
+    Args:
+        model: Any module. Wrappers of ``torch.compile`` and data parallelism
+            are looked through.
+        inputs: What the model is called with: a tensor, a tuple (positional
+            arguments) or a mapping (named arguments).
+        loss: From the model's output to a scalar; targets are closed over.
+            Without one the model's own ``output.loss`` is used if there is
+            such, else a random cotangent of unit norm.
+        seed: Draws that random cotangent, and nothing else.
+
+    Returns:
+        A measured Flow. ``flow.metadata`` says which loss was used and its
+        value, ``flow.notes`` what could not be covered.
+
+    Raises:
+        ModelError: The model raised or gave nothing that has a gradient.
+        LossError: The loss raised, is no scalar, or has no gradient.
+    """
+    model = _unwrapped(model)
+    args, kwargs = _arguments(inputs)
+    tensors = list(tensors_in(inputs))
+    _refuse_lazy(model)
+    with torch.inference_mode(False), torch.enable_grad(), preserved(model, tensors):
+        calls, watch = CallStack(), RecurrentWatch()
+        recorder = Recorder(model, tensors, calls)
+        graph = Graph(recorder.tape, calls)
+        calls.attach(model, _Observers(recorder, watch, graph))
+        try:
+            with recorder:
+                try:
+                    output = model(*args, **kwargs)
+                except Exception as error:
+                    raise model_trouble(model, error, inputs) from error
+                goal = objective(output, loss, seed=seed)
+            graph.build(goal.roots)
+            leaves = [*graph.leaves.values(), *model.parameters()]
+            with gradients_aside(leaves):
+                _backward(goal)
+                gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+                order_of = _orders(recorder)
+                rows = [
+                    *op_rows(recorder.tape, graph),
+                    *parameter_rows(model, recorder.tape, graph, gradients),
+                    *watch.rows(lambda call: order_of.get(call, len(recorder.tape.records))),
+                ]
+        finally:
+            calls.remove()
+            watch.remove()
+            graph.remove()
+    return Flow(rows, "measured", _facts(model, goal), [*dict.fromkeys([*graph.notes, *watch.notes])])
+
+
+@final
+class _Observers:
+    """Tells the recorder of module calls in the forward pass, and the graph of those in recomputed parts."""
+
+    def __init__(self, recorder: Recorder, watch: RecurrentWatch, graph: Graph) -> None:
+        self._recorder, self._watch, self._graph = recorder, watch, graph
+
+    def entered(
+        self, module: nn.Module, call: ModuleCall, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> None:
+        if not self._graph.built:
+            self._recorder.entered(module, call, args, kwargs)
+            self._watch.entered(module, call, args, kwargs)
+
+    def left(self, module: nn.Module, call: ModuleCall, output: Any) -> None:
+        if not self._graph.built:
+            self._recorder.left(module, call, output)
+            self._watch.left(module, call, output)
+        elif (tensor := main_tensor(output)) is not None:
+            self._graph.recomputed(tensor)
+
+
+def _backward(goal: Objective) -> None:
+    device_type = goal.roots[0].device.type
+    with contextlib.ExitStack() as stack:
+        if torch.amp.is_autocast_available(device_type):  # backward follows the formats of forward by itself
+            stack.enter_context(torch.autocast(device_type, enabled=False))
+        torch.autograd.backward(goal.roots, goal.cotangents)
+
+
+def _arguments(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return (inputs if type(inputs) is tuple else (inputs,)), {}
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The user's module inside wrappers of compilation and data parallelism."""
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"The model is of type {type(model).__name__}; expected a torch.nn.Module. "
+            "If it is a class or a function that builds the model, call it first."
+        )
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    while True:
+        inner = model.module if isinstance(model, wrappers) else getattr(model, "_orig_mod", None)
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+def _refuse_lazy(model: nn.Module) -> None:
+    lazy = [n for n, p in model.named_parameters() if nn.parameter.is_lazy(p)]
+    if lazy:
+        raise ModelError(
+            f"The parameter {lazy[0]!r} has no shape yet (a lazy module). "
+            "Run the model once on a batch, then measure it: model(batch)."
+        )
+
+
+def _orders(recorder: Recorder) -> dict[ModuleCall, int]:
+    """From a module call to the position of its first op."""
+    return {record.name.module: record.order for record in reversed(recorder.tape.records)}
+
+
+def _facts(model: nn.Module, goal: Objective) -> dict[str, Any]:
+    parameters = list(model.parameters())
+    device_type = goal.roots[0].device.type
+    autocast = torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+    return {
+        "model": type(model).__name__,
+        "parameters": sum(parameter.numel() for parameter in parameters),
+        "training": model.training,
+        "loss": goal.value,
+        "loss_source": goal.source,
+        "device": str(goal.roots[0].device),
+        "autocast": str(torch.get_autocast_dtype(device_type)).removeprefix("torch.") if autocast else None,
+        "torch": torch.__version__,
+    }

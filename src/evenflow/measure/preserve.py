@@ -1,0 +1,148 @@
+"""Leave no trace: a model, its inputs and all random state as they were.
+
+``preserved`` puts back, also when the model raises,
+
+* parameters, buffers and input tensors, bit by bit (a forward pass may change
+  them in place: BatchNorm's running statistics, ``max_norm`` embeddings);
+* every attribute that a module rebound (a stateful net's hidden state);
+* train/eval mode, ``.grad`` (the same tensor objects) and gradient hooks of
+  optimizers that step inside backward;
+* the random state of Python, NumPy and PyTorch on all devices in use.
+
+Not covered: changes inside the module's own Python containers (an appended
+list), and anything outside the model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.int64}
+
+
+@contextlib.contextmanager
+def preserved(model: nn.Module, inputs: Iterable[Tensor] = ()) -> Iterator[None]:
+    """Undo, on leaving, all that happens to ``model`` and ``inputs`` inside."""
+    tensors = unique([*model.parameters(), *model.buffers(), *inputs])
+    contents = [_Contents.of(tensor) for tensor in tensors]
+    attributes = [
+        _Attributes.of(module)
+        for module in model.modules()
+        if not isinstance(module, torch.jit.ScriptModule)  # its attributes live in compiled code
+    ]
+    with _random_state(tensors), gradients_aside(model.parameters()):
+        try:
+            yield
+        finally:
+            for saved in attributes:
+                saved.restore()
+            for content in contents:
+                content.restore()
+
+
+@contextlib.contextmanager
+def gradients_aside(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Hide ``.grad`` and the hooks that act once it is complete; put both back on leaving."""
+    kept = [(tensor, tensor.grad, _take_hooks(tensor)) for tensor in unique(tensors) if tensor.is_leaf]
+    for tensor, _, _ in kept:
+        tensor.grad = None
+    try:
+        yield
+    finally:
+        for tensor, gradient, hooks in kept:
+            tensor.grad = gradient
+            if hooks:
+                tensor._post_accumulate_grad_hooks.update(hooks)
+
+
+def unique(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Each tensor object once, in order."""
+    return list({id(tensor): tensor for tensor in tensors}.values())
+
+
+def _take_hooks(tensor: Tensor) -> dict[int, Any]:
+    """Empty the dict of post-accumulate hooks in place, for PyTorch holds on to that very dict."""
+    hooks = getattr(tensor, "_post_accumulate_grad_hooks", None)
+    if not hooks:
+        return {}
+    taken = dict(hooks)
+    hooks.clear()
+    return taken
+
+
+@dataclass(frozen=True, slots=True)
+class _Contents:
+    """A tensor and a copy of what it held, kept in main memory."""
+
+    tensor: Tensor
+    copy: Tensor | None
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> _Contents:
+        if tensor.is_meta:
+            return cls(tensor, None)
+        copy = tensor.detach().to("cpu", copy=True)
+        return cls(tensor, copy)
+
+    def restore(self) -> None:
+        if self.copy is not None and not _same_bits(self.tensor.detach(), self.copy):
+            self.tensor.data.copy_(self.copy)
+
+
+def _same_bits(tensor: Tensor, copy: Tensor) -> bool:
+    """Bitwise equality, in which NaN equals NaN and +0 differs from −0."""
+    if tensor.shape != copy.shape or tensor.dtype != copy.dtype:
+        return False
+    if tensor.layout is not torch.strided or not (tensor.is_floating_point() or tensor.is_complex()):
+        return torch.equal(tensor.cpu(), copy)
+    if tensor.is_complex():
+        tensor, copy = torch.view_as_real(tensor), torch.view_as_real(copy)
+    integer = _INTEGERS[tensor.element_size()]
+    return torch.equal(tensor.cpu().view(integer), copy.view(integer))
+
+
+@dataclass(frozen=True, slots=True)
+class _Attributes:
+    """The objects that a module's attributes pointed to."""
+
+    module: nn.Module
+    attributes: dict[str, Any]
+    parameters: dict[str, Any]
+    buffers: dict[str, Any]
+
+    @classmethod
+    def of(cls, module: nn.Module) -> _Attributes:
+        return cls(module, dict(module.__dict__), dict(module._parameters), dict(module._buffers))
+
+    def restore(self) -> None:
+        self.module.__dict__.clear()
+        self.module.__dict__.update(self.attributes)
+        for now, before in (
+            (self.module._parameters, self.parameters),
+            (self.module._buffers, self.buffers),
+        ):
+            now.clear()
+            now.update(before)
+
+
+@contextlib.contextmanager
+def _random_state(tensors: Iterable[Tensor]) -> Iterator[None]:
+    devices = {tensor.device for tensor in tensors if tensor.device.type not in ("cpu", "meta")}
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 (the legacy state is the global one)
+    with contextlib.ExitStack() as stack:
+        for kind in {device.type for device in devices} or {"cuda"}:
+            indices = [device.index or 0 for device in devices if device.type == kind]
+            stack.enter_context(torch.random.fork_rng(devices=indices, device_type=kind))
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)  # noqa: NPY002

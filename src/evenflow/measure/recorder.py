@@ -1,0 +1,311 @@
+"""Watch a forward pass op by op.
+
+Three observations are enough to know every op, the module call that ran it and
+the user's line, without touching the computation:
+
+* A :class:`TorchDispatchMode` sees each ATen op with its tensors.
+* Module hooks keep a stack of the module calls that are running (``calls.py``).
+* Autograd numbers its nodes. It makes the node of an op just before the op is
+  dispatched, so the running number, less one, names the node that will carry the
+  op's gradient. Ops and graph can be joined afterwards (``graph.py``).
+
+Ops that only rearrange elements (view, transpose, clone …) carry every entry
+unchanged; their nodes are noted and they get no record of their own. The inside
+of a custom autograd Function is one op, as it is one node, with one exception:
+reentrant checkpointing is a Function around a part of the model, and that part
+is recorded like the rest.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import Node
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakIdKeyDictionary
+
+from evenflow.flow import ModuleCall, Stats
+from evenflow.measure.calls import CallStack, CallState, OpName
+from evenflow.measure.source import line_of
+from evenflow.measure.statistics import tensor_stats
+from evenflow.measure.structure import differentiable, main_tensor
+from evenflow.measure.units import dead_fraction, saturated_fraction
+
+CUSTOM_FUNCTION = "<custom function>"
+"""Name of a custom autograd Function until its node, which knows better, is found."""
+
+_COPIES = frozenset({"clone", "alias", "detach", "_reshape_alias", "_unsafe_view", "lift_fresh"})
+"""Ops that copy or rename all entries without a view in their schema."""
+
+_CHANNELS_FIRST = ("ConvolutionBackward0", "NativeBatchNormBackward0", "CudnnBatchNormBackward0")
+
+
+@dataclass(slots=True, eq=False)
+class OpRecord:
+    """One executed op.
+
+    Attributes:
+        order: Position in forward execution.
+        name: What it is called.
+        source: The user's line.
+        reads_data: Whether it read something else than weights: the batch, or constants.
+        shape: Shape of its output (of the first one, for ops that return a list).
+        dtype: Format of its output.
+        activation: Statistics of its output; of all of them for ops that return a list.
+        dead_fraction: See :class:`evenflow.flow.Row`.
+        saturated_fraction: See :class:`evenflow.flow.Row`.
+        gradient: Statistics of the gradient at its output, once backward has run.
+    """
+
+    order: int
+    name: OpName
+    source: str | None
+    reads_data: bool
+    shape: tuple[int, ...] = ()
+    dtype: str = ""
+    activation: Stats | None = None
+    dead_fraction: float | None = None
+    saturated_fraction: float | None = None
+    gradient: Stats | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleOutput:
+    """What a module call returned, by the producer of its main tensor: a node, or an op without one."""
+
+    module: ModuleCall
+    node: Node | None
+    record: OpRecord | None
+
+
+@dataclass(slots=True)
+class Segment:
+    """A reentrantly checkpointed part: where the calls stood before it, and its ops."""
+
+    start: CallState
+    records: list[OpRecord] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Tape:
+    """All that was seen.
+
+    Attributes:
+        records: Ops in order of execution.
+        by_node: From autograd's number of a node to its op.
+        rearranging: Numbers of the nodes of ops that only rearrange.
+        segments: From the number of a checkpoint's node to its part of the model.
+        outputs: What each module call returned.
+        used: Ids of the parameters that some op read.
+    """
+
+    records: list[OpRecord] = field(default_factory=list)
+    by_node: dict[int, OpRecord] = field(default_factory=dict)
+    rearranging: set[int] = field(default_factory=set)
+    segments: dict[int, Segment] = field(default_factory=dict)
+    outputs: list[ModuleOutput] = field(default_factory=list)
+    used: set[int] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class _Function:
+    """A custom autograd Function whose inside runs, and which part of the model that is, if any."""
+
+    number: int
+    segment: Segment | None
+
+
+@final
+class Recorder(TorchDispatchMode):
+    """Records the ops that run while it is entered.
+
+    Args:
+        model: Whose ops they are.
+        inputs: Its input tensors.
+        calls: Follows the model's calls; attach it with this recorder as its observer.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Iterable[Tensor], calls: CallStack) -> None:
+        super().__init__()
+        self.tape = Tape()
+        self._calls = calls
+        self._parameters = {id(parameter) for parameter in model.parameters()}
+        self._weights = self._parameters | {id(buffer) for buffer in model.buffers()}
+        self._without_node = WeakIdKeyDictionary()
+        for tensor in filter(differentiable, inputs):
+            self._without_node[tensor] = None
+        self._unseen: dict[int, OpRecord] = {}
+        self._function: _Function | None = None
+        self._last_number = _next_number()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run the op as it is, then look at what it made."""
+        kwargs = kwargs or {}
+        grad_mode, number = torch.is_grad_enabled(), _next_number()
+        self._enter_function(grad_mode, number, sys._getframe(1))
+        output = func(*args, **kwargs)
+        with torch.no_grad():
+            self._look(func, (*args, *kwargs.values()), output, grad_mode, number)
+        return output
+
+    def entered(
+        self, module: nn.Module, call: ModuleCall, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> None:
+        """A module is about to run."""
+        self._enter_function(torch.is_grad_enabled(), _next_number(), sys._getframe(1))
+
+    def left(self, module: nn.Module, call: ModuleCall, output: Any) -> None:
+        """A module has run."""
+        tensor = main_tensor(output)
+        if tensor is not None:
+            with torch.no_grad():
+                self._catch_up([tensor])
+            self.tape.outputs.append(ModuleOutput(call, tensor.grad_fn, self._without_node.get(tensor)))
+
+    def _enter_function(self, grad_mode: bool, number: int, frame: FrameType) -> None:
+        """Notice a new node that came without an op, while gradients are off: a custom Function began."""
+        if grad_mode:
+            self._function = None
+        elif number > self._last_number:
+            self._last_number = number
+            if _in_reentrant_checkpoint(frame):
+                segment = self.tape.segments[number - 1] = Segment(self._calls.state())
+                self._function = _Function(number, segment)
+            else:
+                self._function = _Function(number, None)
+                record = self._new_record(CUSTOM_FUNCTION, line_of(frame), reads_data=False)
+                self.tape.by_node[number - 1] = self._unseen[number - 1] = record
+
+    def _look(self, func: Any, arguments: tuple[Any, ...], output: Any, grad_mode: bool, number: int) -> None:
+        tensors = list(_tensors(arguments))
+        self.tape.used.update(id(tensor) for tensor in tensors if id(tensor) in self._parameters)
+        if self._unseen:
+            self._catch_up(tensors)
+        has_node = grad_mode and number > self._last_number and any(t.requires_grad for t in tensors)
+        self._last_number = number
+        outputs = [tensor for tensor in _tensors((output,)) if differentiable(tensor)]
+        if not outputs or (self._function is not None and self._function.segment is None):
+            return
+        if _rearranges(func, tensors, outputs[0]):
+            if has_node:
+                self.tape.rearranging.add(number - 1)
+            elif tensors and tensors[0] in self._without_node:
+                self._without_node[outputs[0]] = self._without_node[tensors[0]]
+            return
+        if not has_node and not any(t in self._without_node or id(t) in self._weights for t in tensors):
+            return  # masks, positions and other constants
+        record = self._new_record(
+            func._schema.name.split("::")[1].removesuffix("_"),
+            line_of(sys._getframe(2)),
+            reads_data=any(not t.requires_grad and id(t) not in self._weights for t in tensors),
+        )
+        _describe(record, outputs if isinstance(output, list) else outputs[:1], tensors)
+        if has_node:
+            self.tape.by_node[number - 1] = record
+        else:
+            self._without_node[outputs[0]] = record
+            if self._function is not None and self._function.segment is not None:
+                self._function.segment.records.append(record)
+
+    def _catch_up(self, tensors: Iterable[Tensor]) -> None:
+        """Describe the outputs of custom Functions, which show only where they are used."""
+        for tensor in tensors:
+            if self._unseen and tensor.grad_fn is not None:
+                record = self._unseen.pop(tensor.grad_fn._sequence_nr(), None)
+                if record is not None:
+                    _describe(record, [tensor], [])
+
+    def _new_record(self, op: str, source: str | None, *, reads_data: bool) -> OpRecord:
+        record = OpRecord(len(self.tape.records), self._calls.name(op), source, reads_data)
+        self.tape.records.append(record)
+        return record
+
+
+@final
+class ReplayRecorder(TorchDispatchMode):
+    """Recognises ops that run a second time, when a checkpoint recomputes its part of the model.
+
+    Args:
+        calls: Set back to where the part began.
+        records: The part's ops, as first recorded.
+    """
+
+    def __init__(self, calls: CallStack, records: Iterable[OpRecord]) -> None:
+        super().__init__()
+        self.by_node: dict[int, OpRecord] = {}
+        self._calls = calls
+        self._known = {record.name: record for record in records}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run the op as it is and file its node under the record of the first pass."""
+        number = _next_number()
+        output = func(*args, **(kwargs or {}))
+        if torch.is_grad_enabled():
+            tensors = list(_tensors(args))
+            outputs = [tensor for tensor in _tensors((output,)) if differentiable(tensor)]
+            if outputs and not _rearranges(func, tensors, outputs[0]):
+                name = self._calls.name(func._schema.name.split("::")[1].removesuffix("_"))
+                record = self._known.get(name)
+                if record is not None:
+                    self.by_node[number - 1] = record
+        return output
+
+
+def _describe(record: OpRecord, outputs: list[Tensor], inputs: list[Tensor]) -> None:
+    """Fill in what an op made [``outputs``] from what it read."""
+    first = outputs[0]
+    op = record.name.op
+    record.shape = tuple(first.shape)
+    record.dtype = str(first.dtype).removeprefix("torch.")
+    record.activation = Stats.merge_all(tensor_stats(tensor) for tensor in outputs)
+    channels_first = first.ndim > 3 or any(
+        tensor.grad_fn is not None and tensor.grad_fn.name() in _CHANNELS_FIRST for tensor in inputs
+    )
+    record.dead_fraction = dead_fraction(op, first, channels_first=channels_first)
+    record.saturated_fraction = saturated_fraction(op, first)
+
+
+def _rearranges(func: Any, inputs: list[Tensor], output: Tensor) -> bool:
+    """Whether the op shows all entries of its first input again, unchanged."""
+    if not inputs or output.numel() != inputs[0].numel() or output.dtype != inputs[0].dtype:
+        return False
+    name = func._schema.name.split("::")[1]
+    if name in _COPIES or name == "_to_copy" or torch.Tag.inplace_view in func.tags:
+        return True
+    alias = func._schema.returns[0].alias_info
+    return alias is not None and not alias.is_write
+
+
+def _in_reentrant_checkpoint(frame: FrameType | None) -> bool:
+    """Whether the innermost custom Function on the Python stack is a checkpoint's."""
+    checkpoint = torch.utils.checkpoint.__file__
+    while frame is not None:
+        if frame.f_code.co_name == "forward" and "ctx" in frame.f_code.co_varnames[:1]:
+            return frame.f_code.co_filename == checkpoint
+        frame = frame.f_back
+    return False
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    """Tensors among arguments or outputs of an op, lists of them included."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from (item for item in value if isinstance(item, Tensor))
+
+
+def _next_number() -> int:
+    """The number that autograd will give to the next node made in this thread."""
+    number: int = torch._C._autograd._get_sequence_nr()
+    return number

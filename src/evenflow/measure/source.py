@@ -1,0 +1,39 @@
+"""The user's line that is running: the innermost frame outside PyTorch and evenflow."""
+
+from __future__ import annotations
+
+import sys
+from functools import cache
+from pathlib import Path
+from types import FrameType
+
+import torch
+
+_LIBRARIES = tuple(str(Path(file).parent) for file in (torch.__file__, Path(__file__).parent) if file)
+
+
+def current_line() -> str | None:
+    """Place of the innermost user frame as ``"path/file.py:12"``; None if there is none."""
+    return line_of(sys._getframe(1))
+
+
+def line_of(frame: FrameType | None) -> str | None:
+    """As :func:`current_line`, from ``frame`` outwards."""
+    while frame is not None:
+        place = _user_file(frame.f_code.co_filename)
+        if place is not None:
+            return f"{place}:{frame.f_lineno}"
+        frame = frame.f_back
+    return None
+
+
+@cache
+def _user_file(filename: str) -> str | None:
+    """A short name of the file; None for files of PyTorch, of evenflow and for no file at all."""
+    if filename.startswith(_LIBRARIES) or (filename.startswith("<") and not filename.startswith("<ipython")):
+        return None
+    path = Path(filename)
+    for root in (Path.cwd(), *(Path(entry) for entry in sys.path if entry)):
+        if path.is_relative_to(root):
+            return str(path.relative_to(root))
+    return filename

@@ -1,0 +1,42 @@
+"""Dead and saturated: what the output of an activation function says of its units.
+
+* A *unit* is a channel of a convolution's output (axis 1) or an entry of the
+  last axis. A rectifier's unit is dead on a batch when it is zero for all of it.
+* An entry of a sigmoid-like output is saturated when the derivative there is
+  below a tenth of its largest value. With ``y`` rescaled to [−1, 1] the derivative
+  of both sigmoid and tanh is proportional to 1 − y², so that is ``y² > 0.9``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+RECTIFIERS = frozenset({"relu", "threshold", "hardtanh", "clamp_min", "clamp"})
+_SQUASHING = {"tanh": (-1.0, 1.0), "sigmoid": (0.0, 1.0), "hardsigmoid": (0.0, 1.0), "erf": (-1.0, 1.0)}
+_SATURATED_ABOVE = 0.9**0.5
+
+
+def dead_fraction(op: str, output: Tensor, *, channels_first: bool) -> float | None:
+    """Share of units that are zero for the whole batch; None if ``op`` is no rectifier.
+
+    Args:
+        op: PyTorch's name of the op.
+        output: Its output [batch, …].
+        channels_first: Whether units lie along axis 1 rather than the last one.
+    """
+    if op not in RECTIFIERS or output.ndim < 2:
+        return None
+    axis = 1 if channels_first else output.ndim - 1
+    others = [other for other in range(output.ndim) if other != axis]
+    alive = (output != 0).sum(dim=others) > 0
+    return 1.0 - float(alive.sum()) / max(alive.numel(), 1)
+
+
+def saturated_fraction(op: str, output: Tensor) -> float | None:
+    """Share of entries with nearly no derivative; None if ``op`` does not squash."""
+    if op not in _SQUASHING or output.numel() == 0:
+        return None
+    low, high = _SQUASHING[op]
+    centred = output.sub((low + high) / 2).abs_()
+    return float(torch.count_nonzero(centred > _SATURATED_ABOVE * (high - low) / 2)) / output.numel()
