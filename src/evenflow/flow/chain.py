@@ -60,7 +60,11 @@ def immediate_dominators(inputs: Mapping[int, Sequence[int]]) -> dict[int, int]:
 
 
 def chain(inputs: Mapping[int, Sequence[int]]) -> tuple[int, ...]:
-    """The longest chain of unavoidable ops, in forward order.
+    """The unavoidable ops above the network's first op, in forward order.
+
+    Candidates for the first op are those that consume no other op's output (they
+    read the batch). Of several, such as token and position embeddings, the one
+    with the longest chain counts, and of equals the one that ran first.
 
     Args:
         inputs: As in :func:`immediate_dominators`.
@@ -69,8 +73,9 @@ def chain(inputs: Mapping[int, Sequence[int]]) -> tuple[int, ...]:
     length: dict[int, int] = {ROOT: 0}
     for op in sorted(dominator, reverse=True):
         length[op] = length[dominator[op]] + 1
+    first = [op for op, sources in inputs.items() if not sources]
     links = []
-    op = max(length, key=lambda op: (length[op], -op))
+    op = max(first, key=lambda op: (length[op], -op), default=ROOT)
     while op != ROOT:
         links.append(op)
         op = dominator[op]

@@ -25,6 +25,9 @@ from evenflow.measure.calls import CallStack, OpName
 from evenflow.measure.recorder import CUSTOM_FUNCTION, OpRecord, ReplayRecorder, Segment, Tape
 from evenflow.measure.statistics import tensor_stats
 
+_Sources = tuple[list[OpRecord], list[Tensor]]
+"""The ops and the leaves that something was made from."""
+
 
 @final
 class Graph:
@@ -51,7 +54,7 @@ class Graph:
         self._tape, self._calls = tape, calls
         self._handles: list[RemovableHandle] = []
         self._nodes: dict[Node, OpRecord | None] = {}
-        self._sources: dict[Node, tuple[list[OpRecord], list[Tensor]]] = {}
+        self._sources: dict[Node, _Sources] = {}
         self._replays: list[tuple[Node, ReplayRecorder]] = []
 
     def build(self, roots: Iterable[Tensor]) -> None:
@@ -71,7 +74,8 @@ class Graph:
     def remove(self) -> None:
         """Take all hooks off and let the graph go."""
         while self._replays:  # backward raised inside a checkpoint
-            self._replays.pop()[1].__exit__(None, None, None)
+            _, replay = self._replays.pop()
+            replay.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -125,7 +129,7 @@ class Graph:
         producers.pop(record, None)
         self.inputs[record] = (*self.inputs.get(record, ()), *producers)
 
-    def _sources_of(self, node: Node) -> tuple[list[OpRecord], list[Tensor]]:
+    def _sources_of(self, node: Node) -> _Sources:
         """The ops and leaves that made a node's output, through nodes that only rearrange."""
         if node in self._sources:
             return self._sources[node]
@@ -135,7 +139,7 @@ class Graph:
             record = self._tape.by_node.get(node._sequence_nr())
         segment = self._tape.segments.get(node._sequence_nr())
         if leaf is not None:
-            sources = ([], [leaf])
+            sources: _Sources = ([], [leaf])
         elif record is not None:
             sources = ([record], [])
         elif segment is not None and segment.records:
@@ -145,7 +149,7 @@ class Graph:
         self._sources[node] = sources
         return sources
 
-    def _through(self, node: Node) -> tuple[list[OpRecord], list[Tensor]]:
+    def _through(self, node: Node) -> _Sources:
         records: list[OpRecord] = []
         leaves: list[Tensor] = []
         for child, _ in node.next_functions:
@@ -157,16 +161,16 @@ class Graph:
 
     def _hook_segment(self, node: Node, segment: Segment) -> None:
         """Record the ops of a checkpointed part while backward computes it again."""
-        replay = ReplayRecorder(self._calls, segment.records)
+        replay = ReplayRecorder(self._calls, segment.records, self._tape.rearranging)
 
         def begin(gradients: tuple[Tensor | None, ...]) -> None:
             self._calls.return_to(segment.start)
             self._replays.append((node, replay))
-            replay.__enter__()
+            replay.__enter__()  # type: ignore[no-untyped-call]
 
         def end(inputs: tuple[Tensor | None, ...], outputs: tuple[Tensor | None, ...]) -> None:
             self._replays.pop()
-            replay.__exit__(None, None, None)
+            replay.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
         self._handles += [node.register_prehook(begin), node.register_hook(end)]
 

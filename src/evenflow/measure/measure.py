@@ -134,16 +134,17 @@ def _unwrapped(model: nn.Module) -> nn.Module:
             f"The model is of type {type(model).__name__}; expected a torch.nn.Module. "
             "If it is a class or a function that builds the model, call it first."
         )
-    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     while True:
-        inner = model.module if isinstance(model, wrappers) else getattr(model, "_orig_mod", None)
-        if not isinstance(inner, nn.Module):
+        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            model = model.module
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            model = inner
+        else:
             return model
-        model = inner
 
 
 def _refuse_lazy(model: nn.Module) -> None:
-    lazy = [n for n, p in model.named_parameters() if nn.parameter.is_lazy(p)]
+    lazy = [n for n, p in model.named_parameters() if isinstance(p, nn.UninitializedParameter)]
     if lazy:
         raise ModelError(
             f"The parameter {lazy[0]!r} has no shape yet (a lazy module). "

@@ -132,7 +132,7 @@ class Recorder(TorchDispatchMode):
     """
 
     def __init__(self, model: nn.Module, inputs: Iterable[Tensor], calls: CallStack) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.tape = Tape()
         self._calls = calls
         self._parameters = {id(parameter) for parameter in model.parameters()}
@@ -236,11 +236,13 @@ class ReplayRecorder(TorchDispatchMode):
     Args:
         calls: Set back to where the part began.
         records: The part's ops, as first recorded.
+        rearranging: Numbers of nodes of ops that only rearrange; more are added.
     """
 
-    def __init__(self, calls: CallStack, records: Iterable[OpRecord]) -> None:
-        super().__init__()
+    def __init__(self, calls: CallStack, records: Iterable[OpRecord], rearranging: set[int]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
         self.by_node: dict[int, OpRecord] = {}
+        self._rearranging = rearranging
         self._calls = calls
         self._known = {record.name: record for record in records}
 
@@ -253,7 +255,9 @@ class ReplayRecorder(TorchDispatchMode):
         if torch.is_grad_enabled():
             tensors = list(_tensors(args))
             outputs = [tensor for tensor in _tensors((output,)) if differentiable(tensor)]
-            if outputs and not _rearranges(func, tensors, outputs[0]):
+            if outputs and _rearranges(func, tensors, outputs[0]):
+                self._rearranging.add(number - 1)
+            elif outputs:
                 name = self._calls.name(func._schema.name.split("::")[1].removesuffix("_"))
                 record = self._known.get(name)
                 if record is not None:
