@@ -1,0 +1,49 @@
+"""How a command fails: a few lines that say what to do, and exit code 2."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import traceback
+from collections.abc import Iterable, Iterator
+
+import click
+
+from evenflow.errors import EvenflowError
+
+
+class Failure(click.ClickException):
+    """Shown as ``Error: …``; exit code 1 is kept for findings."""
+
+    exit_code = 2
+
+
+@contextlib.contextmanager
+def plain_errors(*, debug: bool) -> Iterator[None]:
+    """Turn exceptions into short messages; with ``debug`` the traceback stands above them.
+
+    Raises:
+        Failure: Something was raised inside.
+    """
+    try:
+        yield
+    except (click.ClickException, click.exceptions.Exit, click.Abort):
+        raise
+    except EvenflowError as error:
+        if debug:
+            click.echo(traceback.format_exc(), err=True)
+        raise Failure(str(error)) from error
+    except Exception as error:
+        if debug:
+            click.echo(traceback.format_exc(), err=True)
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise Failure(
+            f"evenflow itself failed: {type(error).__name__}: {error} ({last.filename}:{last.lineno}).\n"
+            "This should not happen. Please report it, with the output of the same command and --debug."
+        ) from error
+
+
+def nearest(name: str, offered: Iterable[str]) -> str | None:
+    """``Did you mean 'x'?`` for the closest name; None if nothing is close."""
+    close = difflib.get_close_matches(name, list(offered), n=1)
+    return f"Did you mean '{close[0]}'?" if close else None

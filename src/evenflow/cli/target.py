@@ -1,0 +1,204 @@
+"""TARGET: what a command is to look at, and how it is loaded.
+
+Three forms name one: ``file.py:name``, ``package.module:name`` and a
+transformers config (a JSON file, or a folder that holds ``config.json``). The
+name stands for one of these, or for a callable without arguments that gives one:
+
+* a model,
+* a tuple ``(model, batch)`` or ``(model, batch, loss)``,
+* a dict or object with ``model`` and, if wanted, ``batch`` and ``loss``.
+
+The batch is what the model is called with. The loss is called with the model's
+output; a loss that needs two arguments, like ``F.cross_entropy``, takes the batch
+as a pair ``(inputs, targets)``.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from evenflow.cli.errors import nearest
+from evenflow.cli.inputs import random_input
+from evenflow.cli.module import Place, called, find, needed_arguments
+from evenflow.errors import TargetError
+
+_PARTS = ("model", "batch", "loss")
+_GIVES = "an nn.Module, (model, batch), (model, batch, loss), or a dict or object with these names"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What TARGET gave.
+
+    Attributes:
+        model: The model.
+        inputs: What it is called with: a tensor, a tuple or a dict; None: nothing was given.
+        loss: From the model's output to a scalar; None: nothing was given.
+        notes: What the user should know of the data, one fact each.
+    """
+
+    model: nn.Module
+    inputs: Any = None
+    loss: Callable[[Any], Any] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def load_target(text: str, inputs: Sequence[str] = (), *, seed: int = 0, device: str = "cpu") -> Target:
+    """The model of a TARGET with its batch, on ``device``.
+
+    Seeds the global random state of Python, NumPy and PyTorch before the
+    target's own code runs.
+
+    Args:
+        text: The TARGET.
+        inputs: Texts of ``--input``, in the order in which the model takes them.
+        seed: For weights and made-up data.
+        device: As PyTorch spells it.
+
+    Raises:
+        TargetError: There is no such target, its code raised, or it gave
+            something else than a model.
+        MissingPackageError: A transformers config, without transformers.
+    """
+    where = _device(device)
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 (the user's code may draw from the global state)
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    config = _config_file(text)
+    if config is not None:
+        from evenflow.cli.config import from_config
+
+        target = from_config(config, generator)
+    else:
+        place, found = find(text)
+        ready = isinstance(found, nn.Module) or not callable(found)
+        target = _read(place, found if ready else called(place, found))
+    target = _with_inputs(target, text, [random_input(one, generator) for one in inputs])
+    return replace(target, model=target.model.to(where), inputs=_moved(target.inputs, where))
+
+
+def _config_file(text: str) -> Path | None:
+    path = Path(text)
+    if path.is_dir() and (path / "config.json").is_file():
+        return path / "config.json"
+    return path if path.suffix == ".json" else None
+
+
+def _read(place: Place, given: Any) -> Target:
+    """The parts of what the callable gave."""
+    if isinstance(given, nn.Module):
+        return Target(given)
+    if isinstance(given, Mapping):
+        parts = dict(given)
+    elif isinstance(given, (tuple, list)):
+        if not 1 <= len(given) <= len(_PARTS):
+            raise TargetError(f"{place} gave a {type(given).__name__} of {len(given)}. Expected {_GIVES}.")
+        parts = dict(zip(_PARTS, given, strict=False))
+    else:
+        parts = {name: getattr(given, name) for name in (*_PARTS, "inputs") if hasattr(given, name)}
+    if "inputs" in parts and "batch" not in parts:
+        parts["batch"] = parts.pop("inputs")
+    strange = [str(name) for name in parts if name not in _PARTS]
+    if strange:
+        hint = nearest(strange[0], _PARTS) or "Its keys may be: model, batch, loss."
+        raise TargetError(f"{place} gave a dict with the key '{strange[0]}'. {hint}")
+    model = parts.get("model")
+    if not isinstance(model, nn.Module):
+        what = f"{type(model).__name__} where the model should be" if parts else type(given).__name__
+        raise TargetError(f"{place} gave {what}. Expected {_GIVES}.")
+    return _paired(place, Target(model, parts.get("batch"), parts.get("loss")))
+
+
+def _paired(place: Place, target: Target) -> Target:
+    """A loss of two arguments takes the second half of the batch."""
+    loss: Any = target.loss
+    if loss is None:
+        return target
+    if isinstance(loss, type) or not callable(loss):
+        what = f"the class {loss.__name__}; call it first" if isinstance(loss, type) else type(loss).__name__
+        raise TargetError(f"{place} gave as loss {what}. Expected a callable from the output to a scalar.")
+    if len(needed_arguments(loss)) != 2:
+        return target
+    if not isinstance(target.inputs, (tuple, list)) or len(target.inputs) != 2:
+        raise TargetError(
+            f"{place}: the loss needs two arguments, (output, targets), so the batch must be a pair "
+            f"(inputs, targets); it is {_described(target.inputs)}."
+        )
+    inputs, targets = target.inputs
+    return replace(target, inputs=inputs, loss=_PairLoss(loss, targets))
+
+
+@dataclass(slots=True)
+class _PairLoss:
+    """A loss with its targets, which follow the output to its device."""
+
+    loss: Callable[[Any, Any], Any]
+    targets: Any
+
+    def __call__(self, output: Any) -> Any:
+        device = next((tensor.device for tensor in _tensors(output)), None)
+        return self.loss(output, self.targets if device is None else _moved(self.targets, device))
+
+
+def _with_inputs(target: Target, text: str, made: list[Tensor]) -> Target:
+    """The target with data from ``--input``, which must be given exactly where the target has none."""
+    if not made:
+        if target.inputs is None:
+            raise TargetError(
+                f"{text} gives a model but no batch. Either let it return (model, batch) or "
+                "(model, batch, loss),\nor name the shape of random data: "
+                "--input 32x3x224x224   (token ids: --input 8x128:int64:50257)"
+            )
+        return target
+    if target.inputs is not None:
+        raise TargetError(
+            f"{text} brings a batch of its own. Leave --input out, or name a target without one."
+        )
+    shapes = ", ".join(_described(tensor) for tensor in made)
+    note = f"The inputs are random data from --input: {shapes}."
+    inputs = made[0] if len(made) == 1 else tuple(made)
+    return replace(target, inputs=inputs, notes=(*target.notes, note))
+
+
+def _device(text: str) -> torch.device:
+    try:
+        device = torch.device(text)
+        torch.empty(0, device=device)
+    except Exception as error:  # PyTorch raises AssertionError, RuntimeError and others, by device
+        reason = str(error).splitlines()[0]
+        raise TargetError(f"--device {text} cannot be used here: {reason}") from error
+    return device
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    """Tensors inside tuples, lists and dicts, on ``device``; all else as it is."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if type(value) is dict:
+        return {key: _moved(child, device) for key, child in value.items()}
+    if type(value) in (tuple, list):
+        return type(value)(_moved(child, device) for child in value)
+    if hasattr(value, "to"):  # packed sequences, transformers' BatchEncoding
+        return value.to(device)
+    return value
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    from evenflow.measure.structure import tensors_in
+
+    return tensors_in(value)
+
+
+def _described(value: Any) -> str:
+    from evenflow.measure.structure import describe
+
+    return describe(value)
