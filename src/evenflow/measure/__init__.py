@@ -1,5 +1,5 @@
 """One batch, forward and backward, as a Flow."""
 
-from evenflow.measure.measure import measure
+from evenflow.measure.batch import measure
 
 __all__ = ["measure"]

@@ -2,15 +2,18 @@
 
 ``preserved`` puts back, also when the model raises,
 
-* parameters, buffers and input tensors, bit by bit (a forward pass may change
-  them in place: BatchNorm's running statistics, ``max_norm`` embeddings);
+* parameters, buffers and input tensors, bit by bit, which a forward pass may
+  change in place. Buffers (BatchNorm's running statistics) are copied at once;
+  the others, which may be as large as all memory, only before an op that
+  declares to write to them (a ``max_norm`` embedding) is run;
 * every attribute that a module rebound (a stateful net's hidden state);
 * train/eval mode, ``.grad`` (the same tensor objects) and gradient hooks of
   optimizers that step inside backward;
 * the random state of Python, NumPy and PyTorch on all devices in use.
 
 Not covered: changes inside the module's own Python containers (an appended
-list), and anything outside the model.
+list), anything outside the model, and a parameter written to during backward,
+which is told (:meth:`Preserver.lost`).
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ import contextlib
 import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -28,24 +31,66 @@ from torch import Tensor, nn
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.int64}
 
 
+@final
+class Preserver:
+    """Keeps what must be put back.
+
+    Args:
+        model: Its parameters and buffers.
+        inputs: The tensors that it is called with.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Iterable[Tensor]) -> None:
+        self._kept: dict[int, _Contents] = {}
+        named = [*model.named_parameters(), *(("an input", tensor) for tensor in inputs)]
+        self._named = {id(tensor): (name, tensor, tensor._version) for name, tensor in named}
+        self._by_storage: dict[int, list[Tensor]] = {}
+        for tensor in unique([*(tensor for _, tensor in named), *model.buffers()]):
+            if tensor.layout is torch.strided and not tensor.is_meta:
+                self._by_storage.setdefault(_storage(tensor), []).append(tensor)
+        for buffer in model.buffers():
+            self._keep(buffer)
+
+    def before_write(self, target: Tensor) -> None:
+        """An op is about to write to ``target``: copy what shares its memory."""
+        for tensor in self._by_storage.get(_storage(target), ()):
+            self._keep(tensor)
+
+    def restore(self) -> None:
+        """Put back the contents of all that was kept."""
+        for content in self._kept.values():
+            content.restore()
+
+    def lost(self) -> list[str]:
+        """Names of tensors that were written to without a copy being kept."""
+        return [
+            name
+            for key, (name, tensor, version) in self._named.items()
+            if key not in self._kept and tensor._version != version
+        ]
+
+    def _keep(self, tensor: Tensor) -> None:
+        if id(tensor) not in self._kept and not tensor.is_meta:
+            self._kept[id(tensor)] = _Contents(tensor, tensor.detach().to("cpu", copy=True))
+
+
 @contextlib.contextmanager
-def preserved(model: nn.Module, inputs: Iterable[Tensor] = ()) -> Iterator[None]:
+def preserved(model: nn.Module, inputs: Iterable[Tensor] = ()) -> Iterator[Preserver]:
     """Undo, on leaving, all that happens to ``model`` and ``inputs`` inside."""
-    tensors = unique([*model.parameters(), *model.buffers(), *inputs])
-    contents = [_Contents.of(tensor) for tensor in tensors]
+    inputs = unique(inputs)
+    preserver = Preserver(model, inputs)
     attributes = [
         _Attributes.of(module)
         for module in model.modules()
         if not isinstance(module, torch.jit.ScriptModule)  # its attributes live in compiled code
     ]
-    with _random_state(tensors), gradients_aside(model.parameters()):
+    with _random_state([*model.parameters(), *model.buffers(), *inputs]), gradients_aside(model.parameters()):
         try:
-            yield
+            yield preserver
         finally:
             for saved in attributes:
                 saved.restore()
-            for content in contents:
-                content.restore()
+            preserver.restore()
 
 
 @contextlib.contextmanager
@@ -80,21 +125,20 @@ def _take_hooks(tensor: Tensor) -> dict[int, Any]:
 
 @dataclass(frozen=True, slots=True)
 class _Contents:
-    """A tensor and a copy of what it held, kept in main memory."""
+    """A tensor and a copy of what it held, in main memory."""
 
     tensor: Tensor
-    copy: Tensor | None
-
-    @classmethod
-    def of(cls, tensor: Tensor) -> _Contents:
-        if tensor.is_meta:
-            return cls(tensor, None)
-        copy = tensor.detach().to("cpu", copy=True)
-        return cls(tensor, copy)
+    copy: Tensor
 
     def restore(self) -> None:
-        if self.copy is not None and not _same_bits(self.tensor.detach(), self.copy):
+        if not _same_bits(self.tensor.detach(), self.copy):
             self.tensor.data.copy_(self.copy)
+
+
+def _storage(tensor: Tensor) -> int:
+    """What tells apart the memory of two tensors."""
+    key: int = tensor.untyped_storage()._cdata
+    return key
 
 
 def _same_bits(tensor: Tensor, copy: Tensor) -> bool:

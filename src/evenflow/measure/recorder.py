@@ -19,8 +19,9 @@ is recorded like the rest.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from types import FrameType
 from typing import Any, final
 
@@ -129,12 +130,19 @@ class Recorder(TorchDispatchMode):
         model: Whose ops they are.
         inputs: Its input tensors.
         calls: Follows the model's calls; attach it with this recorder as its observer.
+        before_write: Called with each tensor that an op is about to write to.
     """
 
-    def __init__(self, model: nn.Module, inputs: Iterable[Tensor], calls: CallStack) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Iterable[Tensor],
+        calls: CallStack,
+        before_write: Callable[[Tensor], None],
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.tape = Tape()
-        self._calls = calls
+        self._calls, self._before_write = calls, before_write
         self._parameters = {id(parameter) for parameter in model.parameters()}
         self._weights = self._parameters | {id(buffer) for buffer in model.buffers()}
         self._without_node = WeakIdKeyDictionary()
@@ -151,6 +159,10 @@ class Recorder(TorchDispatchMode):
         kwargs = kwargs or {}
         grad_mode, number = torch.is_grad_enabled(), _next_number()
         self._enter_function(grad_mode, number, sys._getframe(1))
+        for position, name in _written(func):
+            target = args[position] if position < len(args) else kwargs.get(name)
+            for tensor in _tensors((target,)):
+                self._before_write(tensor)
         output = func(*args, **kwargs)
         with torch.no_grad():
             self._look(func, (*args, *kwargs.values()), output, grad_mode, number)
@@ -288,6 +300,16 @@ def _rearranges(func: Any, inputs: list[Tensor], output: Tensor) -> bool:
         return True
     alias = func._schema.returns[0].alias_info
     return alias is not None and not alias.is_write
+
+
+@cache
+def _written(func: Any) -> tuple[tuple[int, str], ...]:
+    """Positions and names of the arguments that the op declares to write to."""
+    return tuple(
+        (position, argument.name)
+        for position, argument in enumerate(func._schema.arguments)
+        if argument.alias_info is not None and argument.alias_info.is_write
+    )
 
 
 def _in_reentrant_checkpoint(frame: FrameType | None) -> bool:

@@ -272,8 +272,11 @@ def _unroll_layers(call: RecurrentCall, layout: _Layout) -> list[Path]:
 
     paths: list[Path] = []
     for layer in range(module.num_layers):
-        last = layer == module.num_layers - 1
-        if last and output_is_intact:
+        if layer > 0:
+            rows = torch.cat([torch.cat(path.hidden) for path in paths[-directions:]], 1)
+            if call.draws:
+                rows = F.dropout(rows, module.dropout)
+        if layer == module.num_layers - 1 and output_is_intact:
             known = layout.rows(_rows(call.output))
         else:
             known = _fused_layer(call, layout, layer, rows, initial)
@@ -289,9 +292,6 @@ def _unroll_layers(call: RecurrentCall, layout: _Layout) -> list[Path]:
                 reverse=direction == 1,
             )
             paths.append(path)
-        rows = torch.cat([torch.cat(path.hidden) for path in paths[-directions:]], 1)
-        if call.draws and not last:
-            rows = F.dropout(rows, module.dropout)
     return paths
 
 
@@ -307,15 +307,17 @@ def _fused_layer(
     count = len(call.weights) // module.num_layers
     weights = call.weights[layer * count : (layer + 1) * count]
     states = tuple(s[layer * directions : (layer + 1) * directions] for s in initial)
+    arguments: list[Any] = [
+        states if module.mode == "LSTM" else states[0],
+        weights,
+        *(module.bias, 1, 0.0, call.training, module.bidirectional),  # one layer, no dropout
+    ]
     if isinstance(call.input, PackedSequence):
-        sequence, sizes, order = rows.detach(), (call.input.batch_sizes,), ()
+        arguments = [rows.detach(), call.input.batch_sizes, *arguments]
     else:
         shape = (len(layout.batch_sizes), layout.batch_sizes[0], rows.shape[1])
-        sequence, sizes, order = rows.detach().reshape(shape), (), (False,)
-    hx = states if module.mode == "LSTM" else states[0]
-    output: Tensor = kernel(
-        sequence, *sizes, hx, weights, module.bias, 1, 0.0, call.training, module.bidirectional, *order
-    )[0]
+        arguments = [rows.detach().reshape(shape), *arguments, False]  # time first
+    output: Tensor = kernel(*arguments)[0]
     return output.detach().reshape(rows.shape[0], -1)
 
 
@@ -342,7 +344,6 @@ def _backward(
     states = [s for path in paths for state in path.states for s in state]
     found: Sequence[Tensor | None] = [None] * len(states)
     if ends:
-        arriving = [g.detach().to(end.dtype) for g, end in zip(arriving, ends, strict=True)]
         found = torch.autograd.grad(ends, states, arriving, allow_unused=True)
     at = iter(found)
     return [[tuple(next(at) for _ in state) for state in path.states] for path in paths]

@@ -33,7 +33,7 @@ def _user_file(filename: str) -> str | None:
     if filename.startswith(_LIBRARIES) or (filename.startswith("<") and not filename.startswith("<ipython")):
         return None
     path = Path(filename)
-    for root in (Path.cwd(), *(Path(entry) for entry in sys.path if entry)):
-        if path.is_relative_to(root):
-            return str(path.relative_to(root))
-    return filename
+    roots = [
+        root for root in (Path.cwd(), *map(Path, sys.path)) if root != Path() and path.is_relative_to(root)
+    ]
+    return str(path.relative_to(max(roots, key=lambda root: len(root.parts)))) if roots else filename

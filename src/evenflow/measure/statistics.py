@@ -1,9 +1,14 @@
 """From a tensor to its :class:`~evenflow.flow.Stats`, exactly.
 
-Everything is computed in float64, so that squares of gradients of 1e-30 do not
-vanish before they are counted. Bits 52–62 of a float64 are its biased exponent
-(1023 + floor(log2 |x|), 0 for zero, 2047 for NaN and infinity): one histogram of
-them gives the exponents, the zeros and the non-finite entries together.
+Moments are summed in float64, so that squares of gradients of 1e-30 do not
+vanish before they are counted. The exponent of a float is a field of its bits, so
+an integer histogram of that field gives the exponents, the zeros and the
+non-finite entries together:
+
+    float32: bits 23–30 hold 127 + floor(log2 |x|);  float64: bits 52–62 hold 1023 + floor(log2 |x|)
+
+where 0 marks zeros and subnormal numbers and all ones mark NaN and infinity.
+Shorter formats are widened to float32, which holds them exactly.
 
 The floor is one read of the tensor. Work goes through in pieces that stay in
 the processor's cache, so memory use is a constant and not a second copy.
@@ -12,8 +17,12 @@ the processor's cache, so memory use is a constant and not a second copy.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -22,8 +31,33 @@ from evenflow.flow import Exponents, Stats
 _CHUNK = 1 << 17
 """Entries per piece: 1 MiB of float64, the second-level cache of current server cores."""
 
-_BINS = 2048
-_BIAS = 1023
+
+@dataclass(frozen=True, slots=True)
+class _Format:
+    """Where a format keeps its exponent.
+
+    Attributes:
+        integer: Integer type of the same width.
+        fraction_bits: Width of the fraction, below the exponent field.
+        bias: What the field holds for exponent 0; the last of the ``2 · bias + 2`` values marks non-finite.
+    """
+
+    integer: torch.dtype
+    fraction_bits: int
+    bias: int
+
+    @property
+    def subnormal_bins(self) -> int:
+        """Exponents that only subnormal numbers have; float64's own are not told apart."""
+        return self.fraction_bits if self is _FLOAT32 else 1
+
+
+_FLOAT32 = _Format(torch.int32, 23, 127)
+_FLOAT64 = _Format(torch.int64, 52, 1023)
+
+
+Reader: TypeAlias = Callable[[Tensor], Stats]
+"""What tells the statistics of a tensor: :func:`tensor_stats`, or a prediction of them."""
 
 
 def tensor_stats(tensor: Tensor) -> Stats:
@@ -34,40 +68,46 @@ def tensor_stats(tensor: Tensor) -> Stats:
             entries count as two real ones; entries that a sparse tensor does not
             store count as zeros.
     """
-    with torch.no_grad():
-        tensor = tensor.detach()
-        if tensor.layout is not torch.strided:
-            return _sparse_stats(tensor)
-        if tensor.is_complex():
-            tensor = torch.view_as_real(tensor)
-        tensor, repeats = _without_repeats(tensor)
-        return _dense_stats(_flat(tensor), repeats)
+    tensor = tensor.detach()
+    if tensor.layout is not torch.strided:
+        return _sparse_stats(tensor)
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor)
+    if tensor.is_contiguous():
+        return _dense_stats(tensor.view(-1), 1)
+    tensor, repeats = _without_repeats(tensor)
+    return _dense_stats(_flat(tensor), repeats)
 
 
 def _dense_stats(flat: Tensor, repeats: int) -> Stats:
     """Statistics of ``flat`` [n] with every entry counted ``repeats`` times."""
-    histogram = np.zeros(_BINS, dtype=np.int64)
+    layout = _FLOAT64 if flat.dtype is torch.float64 else _FLOAT32
+    histogram = np.zeros(2 * layout.bias + 2, dtype=np.int64)
+    subnormal = np.zeros(layout.subnormal_bins, dtype=np.int64)
+    zeros = 0
     total = square = largest = 0.0
-    for piece in flat.split(_CHUNK):
+    for piece in flat.split(_CHUNK) if flat.numel() > _CHUNK else (flat,):
         if piece.numel() == 0:
             continue
-        x = _float64(piece)
-        exponents = x.view(torch.int64).bitwise_right_shift(52).bitwise_and_(_BINS - 1)
-        counts = torch.bincount(exponents, minlength=_BINS).numpy(force=True)
+        size = piece.abs() if layout is _FLOAT64 else piece.float().abs()
+        fields = size.view(layout.integer).bitwise_right_shift(layout.fraction_bits)
+        counts = torch.bincount(fields, minlength=histogram.size).numpy(force=True)
         histogram += counts
+        if counts[0]:
+            nonzero = int(torch.count_nonzero(size))
+            zeros += size.numel() - nonzero
+            if counts[0] > size.numel() - nonzero:
+                subnormal += _subnormal(size, layout)
         if counts[-1]:
-            x = torch.where(torch.isfinite(x), x, 0.0)
-        low, high = torch.aminmax(x)
+            piece = torch.where(torch.isfinite(piece), piece, 0)  # noqa: PLW2901
+            size = piece.abs()
+        x = _float64(piece)
         total += float(x.sum())
         square += float(torch.dot(x, x))
-        largest = max(largest, -float(low), float(high))
-    zeros = int(histogram[0])
-    histogram[0] = 0
-    if zeros and flat.dtype is torch.float64:  # zeros share their bin with float64's own subnormals
-        histogram[0] = int(torch.count_nonzero(flat)) - int(histogram.sum())
-        zeros -= int(histogram[0])
+        largest = max(largest, float(size.max()))
     nonfinite = int(histogram[-1])
     finite = flat.numel() - nonfinite
+    low = 1 - layout.bias - subnormal.size
     return Stats(
         count=flat.numel() * repeats,
         mean=total / finite if finite else 0.0,
@@ -75,8 +115,20 @@ def _dense_stats(flat: Tensor, repeats: int) -> Stats:
         abs_max=largest,
         zero_count=zeros * repeats,
         nonfinite_count=nonfinite * repeats,
-        exponents=Exponents.from_dense(-_BIAS, histogram[:-1] * repeats),
+        exponents=Exponents.from_dense(low, np.concatenate([subnormal, histogram[1:-1]]) * repeats),
     )
+
+
+def _subnormal(size: Tensor, layout: _Format) -> npt.NDArray[np.int64]:
+    """Count the subnormal entries of ``size`` [n] by exponent [subnormal_bins]."""
+    smallest_normal = 2.0 ** (1 - layout.bias)
+    found = size[(size > 0) & (size < smallest_normal)]
+    if layout is _FLOAT64:
+        return np.array([found.numel()], dtype=np.int64)
+    exponents = torch.frexp(_float64(found)).exponent - 1
+    bins = (exponents - (1 - layout.bias - layout.subnormal_bins)).long()
+    counts: npt.NDArray[np.int64] = torch.bincount(bins, minlength=layout.subnormal_bins).numpy(force=True)
+    return counts
 
 
 def _sparse_stats(tensor: Tensor) -> Stats:

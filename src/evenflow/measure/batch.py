@@ -61,9 +61,9 @@ def measure(
     args, kwargs = _arguments(inputs)
     tensors = list(tensors_in(inputs))
     _refuse_lazy(model)
-    with torch.inference_mode(False), torch.enable_grad(), preserved(model, tensors):
+    with torch.inference_mode(False), torch.enable_grad(), preserved(model, tensors) as preserver:
         calls, watch = CallStack(), RecurrentWatch()
-        recorder = Recorder(model, tensors, calls)
+        recorder = Recorder(model, tensors, calls, preserver.before_write)
         graph = Graph(recorder.tape, calls)
         calls.attach(model, _Observers(recorder, watch, graph))
         try:
@@ -88,7 +88,11 @@ def measure(
             calls.remove()
             watch.remove()
             graph.remove()
-    return Flow(rows, "measured", _facts(model, goal), [*dict.fromkeys([*graph.notes, *watch.notes])])
+        lost = [
+            f"{name} was written to during backward and could not be put back" for name in preserver.lost()
+        ]
+    notes = dict.fromkeys([*graph.notes, *watch.notes, *lost])
+    return Flow(rows, "measured", _facts(model, goal), notes)
 
 
 @final
