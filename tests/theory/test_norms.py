@@ -44,10 +44,9 @@ def measured_rate(name: str, norm: str, position: str, w: float, b: float, batch
         "batch_norm": lambda h: torch.nn.functional.batch_norm(h, None, None, training=True, eps=1e-300),
     }
     normalise = norms[norm]
+    x.requires_grad_()
     inputs: list[torch.Tensor] = []
     for _ in range(depth):
-        x = x.detach().requires_grad_() if not inputs else x
-        x.retain_grad()
         inputs.append(x)
         layer = torch.nn.Linear(width, width, dtype=torch.float64)
         with torch.no_grad():
@@ -55,8 +54,8 @@ def measured_rate(name: str, norm: str, position: str, w: float, b: float, batch
             layer.bias.normal_(0, math.sqrt(b), generator=generator)
         h = layer(x)
         x = f(normalise(h)) if position == "before" else normalise(f(h))
-    torch.autograd.backward(x, torch.randn(x.shape, generator=generator, dtype=torch.float64))
-    squares = [float(layer.grad.square().sum()) for layer in inputs if layer.grad is not None]
+    cotangent = torch.randn(x.shape, generator=generator, dtype=torch.float64)
+    squares = [float(gradient.square().sum()) for gradient in torch.autograd.grad(x, inputs, cotangent)]
     return math.exp(math.log(squares[skip] / squares[depth - 4]) / (depth - 4 - skip))
 
 
