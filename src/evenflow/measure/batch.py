@@ -19,7 +19,7 @@ from evenflow.measure.recorder import Recorder
 from evenflow.measure.rows import op_rows, parameter_rows
 from evenflow.measure.structure import main_tensor, tensors_in
 from evenflow.measure.timesteps import RecurrentWatch
-from evenflow.measure.troubles import model_trouble
+from evenflow.measure.troubles import backward_trouble, model_trouble
 
 Inputs = Any
 """What a model is called with: one value, a tuple of positional ones or a dict of named ones."""
@@ -54,7 +54,7 @@ def measure(
         value, ``flow.notes`` what could not be covered.
 
     Raises:
-        ModelError: The model raised or gave nothing that has a gradient.
+        ModelError: The model or the backward pass raised, or no output has a gradient.
         LossError: The loss raised, is no scalar, or has no gradient.
     """
     model = _unwrapped(model)
@@ -122,7 +122,10 @@ def _backward(goal: Objective) -> None:
     with contextlib.ExitStack() as stack:
         if torch.amp.is_autocast_available(device_type):  # backward follows the formats of forward by itself
             stack.enter_context(torch.autocast(device_type, enabled=False))
-        torch.autograd.backward(goal.roots, goal.cotangents)
+        try:
+            torch.autograd.backward(goal.roots, goal.cotangents)
+        except Exception as error:
+            raise backward_trouble(error) from error
 
 
 def _arguments(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -23,7 +23,7 @@ from torch.utils.hooks import RemovableHandle
 from evenflow.flow import Stats
 from evenflow.measure.calls import CallStack, OpName
 from evenflow.measure.recorder import CUSTOM_FUNCTION, OpRecord, ReplayRecorder, Segment, Tape
-from evenflow.measure.statistics import tensor_stats
+from evenflow.measure.statistics import Reader, tensor_stats
 
 _Sources = tuple[list[OpRecord], list[Tensor]]
 """The ops and the leaves that something was made from."""
@@ -36,6 +36,7 @@ class Graph:
     Args:
         tape: What the forward pass recorded; ops that it missed are added.
         calls: The naming of ops, needed again when checkpoints recompute.
+        read: Tells the statistics of a tensor.
 
     Attributes:
         inputs: From an op to the ops whose outputs it consumed.
@@ -45,13 +46,13 @@ class Graph:
         built: Whether the forward pass is over and its graph is known.
     """
 
-    def __init__(self, tape: Tape, calls: CallStack) -> None:
+    def __init__(self, tape: Tape, calls: CallStack, read: Reader = tensor_stats) -> None:
         self.inputs: dict[OpRecord, tuple[OpRecord, ...]] = {}
         self.readers: dict[int, list[OpRecord]] = {}
         self.leaves: dict[int, Tensor] = {}
         self.notes: list[str] = []
         self.built = False
-        self._tape, self._calls = tape, calls
+        self._tape, self._calls, self._read = tape, calls, read
         self._handles: list[RemovableHandle] = []
         self._nodes: dict[Node, OpRecord | None] = {}
         self._sources: dict[Node, _Sources] = {}
@@ -96,7 +97,7 @@ class Graph:
         for node in found:
             record = self._nodes[node]
             if record is not None:
-                self._handles.append(node.register_prehook(_keep_gradient(record)))
+                self._handles.append(node.register_prehook(_keep_gradient(record, self._read)))
                 self._link(node, record)
         return found
 
@@ -106,8 +107,9 @@ class Graph:
             return None
         number = node._sequence_nr()
         record = by_node.get(number)
-        if record is None and node.name().endswith("CopySlices"):  # an in-place op on a view made two nodes
-            record = by_node.get(number - 1)
+        if record is None and node.name().endswith("CopySlices"):
+            # An in-place op on a view makes its node, perhaps a clone's (see Recorder), and then this one.
+            record = by_node.get(number - 1) or by_node.get(number - 2)
         if record is None and number not in self._tape.rearranging and number not in self._tape.segments:
             self.notes.append(
                 f"{_op_name(node)}: an op that was not seen running; counted with its neighbours"
@@ -189,9 +191,9 @@ class Graph:
                 del self.leaves[key]
 
 
-def _keep_gradient(record: OpRecord) -> Callable[[tuple[Tensor | None, ...]], None]:
+def _keep_gradient(record: OpRecord, read: Reader) -> Callable[[tuple[Tensor | None, ...]], None]:
     def hook(gradients: tuple[Tensor | None, ...]) -> None:
-        present = [tensor_stats(gradient) for gradient in gradients if gradient is not None]
+        present = [read(gradient) for gradient in gradients if gradient is not None]
         if present:
             record.gradient = Stats.merge_all(present)
 

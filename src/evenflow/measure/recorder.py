@@ -34,7 +34,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from evenflow.flow import ModuleCall, Stats
 from evenflow.measure.calls import CallStack, CallState, OpName
 from evenflow.measure.source import line_of
-from evenflow.measure.statistics import tensor_stats
+from evenflow.measure.statistics import Reader, tensor_stats
 from evenflow.measure.structure import differentiable, main_tensor
 from evenflow.measure.units import dead_fraction, saturated_fraction
 
@@ -131,6 +131,7 @@ class Recorder(TorchDispatchMode):
         inputs: Its input tensors.
         calls: Follows the model's calls; attach it with this recorder as its observer.
         before_write: Called with each tensor that an op is about to write to.
+        read: Tells the statistics of a tensor.
     """
 
     def __init__(
@@ -139,10 +140,11 @@ class Recorder(TorchDispatchMode):
         inputs: Iterable[Tensor],
         calls: CallStack,
         before_write: Callable[[Tensor], None],
+        read: Reader = tensor_stats,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.tape = Tape()
-        self._calls, self._before_write = calls, before_write
+        self._calls, self._before_write, self._read = calls, before_write, read
         self._parameters = {id(parameter) for parameter in model.parameters()}
         self._weights = self._parameters | {id(buffer) for buffer in model.buffers()}
         self._without_node = WeakIdKeyDictionary()
@@ -151,6 +153,7 @@ class Recorder(TorchDispatchMode):
         self._unseen: dict[int, OpRecord] = {}
         self._function: _Function | None = None
         self._last_number = _next_number()
+        self._cloned = -1
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -201,31 +204,41 @@ class Recorder(TorchDispatchMode):
         self.tape.used.update(id(tensor) for tensor in tensors if id(tensor) in self._parameters)
         if self._unseen:
             self._catch_up(tensors)
-        has_node = grad_mode and number > self._last_number and any(t.requires_grad for t in tensors)
+        node = self._node_of(func, tensors, grad_mode, number)
         self._last_number = number
         outputs = [tensor for tensor in _tensors((output,)) if differentiable(tensor)]
         if not outputs or (self._function is not None and self._function.segment is None):
             return
         if _rearranges(func, tensors, outputs[0]):
-            if has_node:
-                self.tape.rearranging.add(number - 1)
+            if node is not None:
+                self.tape.rearranging.add(node)
+                self._cloned = number
             elif tensors and tensors[0] in self._without_node:
                 self._without_node[outputs[0]] = self._without_node[tensors[0]]
             return
-        if not has_node and not any(t in self._without_node or id(t) in self._weights for t in tensors):
+        if node is None and not any(t in self._without_node or id(t) in self._weights for t in tensors):
             return  # masks, positions and other constants
         record = self._new_record(
             func._schema.name.split("::")[1].removesuffix("_"),
             line_of(sys._getframe(2)),
             reads_data=any(not t.requires_grad and id(t) not in self._weights for t in tensors),
         )
-        _describe(record, outputs if isinstance(output, list) else outputs[:1], tensors)
-        if has_node:
-            self.tape.by_node[number - 1] = record
+        _describe(record, outputs if isinstance(output, list) else outputs[:1], tensors, self._read)
+        if node is not None:
+            self.tape.by_node[node] = record
         else:
             self._without_node[outputs[0]] = record
             if self._function is not None and self._function.segment is not None:
                 self._function.segment.records.append(record)
+
+    def _node_of(self, func: Any, tensors: list[Tensor], grad_mode: bool, number: int) -> int | None:
+        """Number of the node that autograd made for this op; None if it made none."""
+        if not grad_mode or not any(tensor.requires_grad for tensor in tensors):
+            return None
+        if number > self._last_number:
+            return number - 1
+        # An in-place op that will need its overwritten input has it cloned, between its node and itself.
+        return number - 2 if number == self._cloned and _written(func) else None
 
     def _catch_up(self, tensors: Iterable[Tensor]) -> None:
         """Describe the outputs of custom Functions, which show only where they are used."""
@@ -233,7 +246,7 @@ class Recorder(TorchDispatchMode):
             if self._unseen and tensor.grad_fn is not None:
                 record = self._unseen.pop(tensor.grad_fn._sequence_nr(), None)
                 if record is not None:
-                    _describe(record, [tensor], [])
+                    _describe(record, [tensor], [], self._read)
 
     def _new_record(self, op: str, source: str | None, *, reads_data: bool) -> OpRecord:
         record = OpRecord(len(self.tape.records), self._calls.name(op), source, reads_data)
@@ -277,13 +290,15 @@ class ReplayRecorder(TorchDispatchMode):
         return output
 
 
-def _describe(record: OpRecord, outputs: list[Tensor], inputs: list[Tensor]) -> None:
+def _describe(record: OpRecord, outputs: list[Tensor], inputs: list[Tensor], read: Reader) -> None:
     """Fill in what an op made [``outputs``] from what it read."""
     first = outputs[0]
     op = record.name.op
     record.shape = tuple(first.shape)
     record.dtype = str(first.dtype).removeprefix("torch.")
-    record.activation = Stats.merge_all(tensor_stats(tensor) for tensor in outputs)
+    record.activation = Stats.merge_all(read(tensor) for tensor in outputs)
+    if first.is_meta:
+        return  # no entries to count
     channels_first = first.ndim > 3 or any(
         tensor.grad_fn is not None and tensor.grad_fn.name() in _CHANNELS_FIRST for tensor in inputs
     )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from evenflow.flow import ModuleCall, Role, Row, Site, Status
 from evenflow.measure.graph import Graph
 from evenflow.measure.recorder import OpRecord, Tape
-from evenflow.measure.statistics import tensor_stats
+from evenflow.measure.statistics import Reader, tensor_stats
 
 
 def op_rows(tape: Tape, graph: Graph) -> Iterator[Row]:
@@ -46,7 +46,11 @@ def op_rows(tape: Tape, graph: Graph) -> Iterator[Row]:
 
 
 def parameter_rows(
-    model: nn.Module, tape: Tape, graph: Graph, gradients: Mapping[str, Tensor | None]
+    model: nn.Module,
+    tape: Tape,
+    graph: Graph,
+    gradients: Mapping[str, Tensor | None],
+    read: Reader = tensor_stats,
 ) -> Iterator[Row]:
     """Every parameter and its gradient, with the reason where there is none."""
     first_op = {record.name.module.path: record for record in reversed(tape.records)}
@@ -57,8 +61,8 @@ def parameter_rows(
         gradient = gradients[name]
         status = _status(parameter, gradient, used=id(parameter) in tape.used)
         for role, stats in (
-            (Role.PARAMETER, tensor_stats(parameter)),
-            (Role.PARAMETER_GRADIENT, None if gradient is None else tensor_stats(gradient)),
+            (Role.PARAMETER, read(parameter)),
+            (Role.PARAMETER_GRADIENT, None if gradient is None else read(gradient)),
         ):
             yield Row(
                 site=Site(name, "parameter", role),

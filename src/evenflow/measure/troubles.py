@@ -39,6 +39,16 @@ def loss_trouble(error: Exception, output: Any) -> LossError:
     )
 
 
+def backward_trouble(error: Exception) -> ModelError:
+    """The backward pass raised ``error``."""
+    frames = list(_frames(error))
+    return ModelError(
+        f"The backward pass raised {type(error).__name__}{_at(frames)}: {_short(error)}\n"
+        "The forward pass went through. Run loss.backward() by itself; "
+        "torch.autograd.set_detect_anomaly(True) names the forward op that it belongs to."
+    )
+
+
 def _advice(error: Exception) -> str:
     text = str(error)
     if isinstance(error, TypeError) and "argument" in text:

@@ -14,8 +14,7 @@ batch is the case B_t = B.
 
 References:
     The equations in the docs of ``torch.nn.RNN``, ``LSTM`` and ``GRU``, with the
-    order of operations of aten/src/ATen/native/RNN.cpp: there the results are
-    bitwise the same.
+    order of operations of aten/src/ATen/native/RNN.cpp, so as to round alike.
 """
 
 from __future__ import annotations

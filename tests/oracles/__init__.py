@@ -1,0 +1,1 @@
+"""Independent truths: nothing here may call the code under test."""
