@@ -1,0 +1,33 @@
+"""From a Flow to findings: rules, their registry and their explanations."""
+
+from evenflow.diagnose.finding import (
+    Cause,
+    CauseName,
+    Diagnosis,
+    Evidence,
+    Finding,
+    Severity,
+    Skipped,
+    Symptom,
+)
+from evenflow.diagnose.judge import diagnose
+from evenflow.diagnose.pages import explain
+from evenflow.diagnose.registry import rules
+from evenflow.diagnose.rule import Page, Rule, Threshold
+
+__all__ = [
+    "Cause",
+    "CauseName",
+    "Diagnosis",
+    "Evidence",
+    "Finding",
+    "Page",
+    "Rule",
+    "Severity",
+    "Skipped",
+    "Symptom",
+    "Threshold",
+    "diagnose",
+    "explain",
+    "rules",
+]

@@ -1,0 +1,1 @@
+"""The rules, one file each; :mod:`evenflow.diagnose.registry` finds them by listing this folder."""

@@ -1,0 +1,122 @@
+"""From the steps of a way to causes, by how many decades each is answerable for.
+
+A step's excess (see :mod:`evenflow.diagnose.way`) is put on the account of its
+kind. Accounts that point the way of the symptom share the blame in proportion.
+A plain stack is to blame for the rest: a layer that alone costs a factor of two
+or more is at fault by itself, a milder one does harm only because there are so
+many, so depth takes the share ``1 − |excess per layer| / log10 2``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from evenflow.diagnose import ops
+from evenflow.diagnose.finding import Cause, CauseName
+from evenflow.diagnose.rule import Threshold
+from evenflow.diagnose.text import count, factor, listing, place
+from evenflow.diagnose.way import Kind, Step, Way
+
+HALVES = Threshold(
+    0.30103,
+    "decades per layer from which a layer is at fault by itself, whatever the depth",
+    "a decay to half or a growth to double per layer: TheDeepChecker (Ben Braiek & Khomh 2023)",
+)
+DEPTH_AT_LEAST = Threshold(
+    0.1,
+    "smallest share that a stack without skips takes",
+    "a judgement: a skip helps whatever the layers do, so depth stays a suspect to be tested",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Account:
+    cause: CauseName
+    decades: float
+    steps: tuple[Step, ...]
+
+
+def causes_of(way: Way, blame: Mapping[Kind, CauseName], sign: int) -> tuple[Cause, ...]:
+    """Causes of a way's excess, best first; their confidences add up to 1.
+
+    Args:
+        way: With its steps.
+        blame: From the kind of a step to the cause that it stands for; others are unknown.
+        sign: −1 for a loss, +1 for a growth.
+    """
+    accounts = [a for a in _accounts(way, blame, sign) if a.decades > 0.0]
+    total = sum(account.decades for account in accounts)
+    if not total:
+        return ()
+    depth = 0.0
+    if not way.has_skips:
+        per_layer = abs(way.excess) / max(way.layers, 1)
+        depth = max(DEPTH_AT_LEAST.value, 1.0 - per_layer / HALVES.value)
+    causes = [
+        Cause(account.cause, (1.0 - depth) * account.decades / total, _evidence(account, way, sign))
+        for account in accounts
+    ]
+    if depth:
+        causes.append(
+            Cause(
+                CauseName.DEPTH_WITHOUT_SKIP,
+                depth,
+                f"{count(way.layers, 'layer')} in a row without a skip connection: their factors multiply.",
+            )
+        )
+    return tuple(sorted(causes, key=lambda cause: -cause.confidence))
+
+
+def _accounts(way: Way, blame: Mapping[Kind, CauseName], sign: int) -> list[_Account]:
+    by_cause: dict[CauseName, list[Step]] = {}
+    for step in way.judged:
+        by_cause.setdefault(blame.get(step.kind, CauseName.UNKNOWN), []).append(step)
+    return [
+        _Account(cause, sign * sum(step.excess for step in steps), tuple(steps))
+        for cause, steps in by_cause.items()
+    ]
+
+
+def _evidence(account: _Account, way: Way, sign: int) -> str:
+    steps, n = account.steps, len(account.steps)
+    whole = abs(way.excess)
+    share = (
+        f"{account.decades:.1f} of {whole:.1f} decades"
+        if account.decades < whole
+        else f"all {whole:.1f} decades"
+    )
+    mean_gain = sum(step.log10_gain for step in steps) / n
+    expected = mean_gain - sum(step.excess for step in steps) / n
+    passed, made_for = f"{10.0**mean_gain:.2g}", f"{10.0**expected:.2g}"
+    names = Counter(step.function for step in steps if step.function)
+    function = names.most_common(1)[0][0] if names else ""
+    if function in ops.SQUASHING_SLOPE:
+        slope = ops.SQUASHING_SLOPE[function]
+        return (
+            f"{function} passes a factor of {passed} on average ({count(n, 'step')}); "
+            f"its slope is nowhere above {slope:.2g}: {share}."
+        )
+    if function:
+        return f"{function} passes a factor of {passed} on average where {made_for} is usual: {share}."
+    if steps[0].kind is Kind.LINEAR:
+        return (
+            f"The weights of {count(n, 'layer')} pass a factor of {passed} on average "
+            f"where {made_for} keeps the gradient: {share}."
+        )
+    if steps[0].kind is Kind.NORM:
+        return f"{count(n, 'normalisation')} pass a factor of {passed} each: {share}."
+    worst = sorted(steps, key=lambda step: sign * step.excess, reverse=True)
+    where = listing(
+        [f"{place(step.output)} ({factor(step.excess)})" for step in worst if sign * step.excess > 0]
+    )
+    return f"The factor arises at {where}: {share}."
+
+
+def shares(amounts: Mapping[CauseName, float], texts: Mapping[CauseName, str]) -> tuple[Cause, ...]:
+    """Causes with confidences in proportion to their positive amounts, best first; empty if there are none."""
+    positive = {name: amount for name, amount in amounts.items() if amount > 0.0}
+    total = sum(positive.values())
+    causes = [Cause(name, amount / total, texts[name]) for name, amount in positive.items()]
+    return tuple(sorted(causes, key=lambda cause: -cause.confidence))

@@ -1,0 +1,93 @@
+"""Gradients along time: one number a step, in the order in which a recurrence runs.
+
+Two kinds of recurrence are read: fused layers (``nn.LSTM`` and its kin), whose
+states carry a time step in the Flow, and loops over a cell, seen as a module
+that uses its weights again and again along one way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from evenflow.diagnose.way import OpGraph, Way
+from evenflow.flow import Flow, Stats
+
+
+@dataclass(frozen=True, slots=True)
+class TimeProfile:
+    """The gradient along one recurrence.
+
+    Attributes:
+        place: Module path.
+        state: Which state of it, e.g. ``hidden_l0``.
+        log10_norms: log10 ‖δ_t‖ in the order of running; −inf where it is zero.
+        source: The user's line, if known.
+    """
+
+    place: str
+    state: str
+    log10_norms: tuple[float, ...]
+    source: str | None = None
+
+    @property
+    def steps(self) -> int:
+        """Length of the recurrence."""
+        return len(self.log10_norms)
+
+    @property
+    def peak(self) -> int:
+        """The step at which the gradient is largest, of equals the last."""
+        return max(range(self.steps), key=lambda t: (self.log10_norms[t], t))
+
+    def lost(self, decades: float) -> int:
+        """How many steps before the peak lie more than ``decades`` below it."""
+        top = self.log10_norms[self.peak]
+        return sum(norm < top - decades for norm in self.log10_norms[: self.peak])
+
+    @property
+    def decades_per_step(self) -> float:
+        """Mean loss per step going back from the peak, over the steps that are not zero."""
+        finite = [t for t in range(self.peak) if math.isfinite(self.log10_norms[t])]
+        if not finite:
+            return math.inf if self.peak else 0.0
+        first = finite[0]
+        return (self.log10_norms[self.peak] - self.log10_norms[first]) / (self.peak - first)
+
+    @property
+    def growth(self) -> float:
+        """Decades from the last step that has a gradient back to the largest."""
+        with_gradient = [norm for norm in self.log10_norms if math.isfinite(norm)]
+        return max(with_gradient) - with_gradient[-1] if with_gradient else 0.0
+
+
+def profiles(flow: Flow, graph: OpGraph, ways: tuple[Way, ...]) -> Iterator[TimeProfile]:
+    """All recurrences of a Flow that run for at least two steps.
+
+    Args:
+        flow: The Flow.
+        graph: Its ops.
+        ways: Their ways.
+    """
+    source = {row.site.path: row.source for row in reversed(flow.rows) if row.source}
+    for label, by_time in flow.time_profile().items():
+        place, _, state = label.rpartition(":")
+        place = place.partition("#")[0]
+        norms = _in_order(by_time, reverse=state.endswith("_reverse"))
+        if len(norms) > 1:
+            yield TimeProfile(place, state, norms, source.get(place))
+    replayed = {row.site.path for row in flow.select("activation_gradient", time_steps=True)}
+    for path in sorted({path for way in ways for path in way.repeated} - replayed):
+        longest = max((_loop(graph, way, path) for way in ways), key=len)
+        if len(longest) > 1:
+            yield TimeProfile(path, "loop", longest, source.get(path))
+
+
+def _in_order(by_time: dict[int, Stats], *, reverse: bool) -> tuple[float, ...]:
+    return tuple(by_time[t].log10_norm for t in sorted(by_time, reverse=reverse))
+
+
+def _loop(graph: OpGraph, way: Way, path: str) -> tuple[float, ...]:
+    rows = (row for row in graph.on(way) if row.site.path == path and graph.is_layer(row))
+    return tuple(row.stats.log10_norm if row.stats is not None else -math.inf for row in rows)

@@ -1,0 +1,196 @@
+"""EF102: the gradient at the first layer is many times that at the last one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import final
+
+from evenflow.diagnose.attribution import DEPTH_AT_LEAST, HALVES, causes_of
+from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Severity, Symptom
+from evenflow.diagnose.glossary import remedies
+from evenflow.diagnose.recurrence import TimeProfile, profiles
+from evenflow.diagnose.rule import Page, Rule, Threshold
+from evenflow.diagnose.text import factor, module_name, place, site
+from evenflow.diagnose.way import Kind, OpGraph, Way
+from evenflow.flow import Flow
+
+GROWN = Threshold(
+    3.0,
+    "decades gained between the last layer and the first",
+    "the mirror image of EF101's; above torchmortem's and AutoTrainer's ratios (100 and 70), "
+    "which healthy deep tanh nets (gain 5/3, 50 layers: 1.9 decades) and 20-layer BatchNorm nets (1.6) come near",
+)
+CHANCE = Threshold(
+    2.0,
+    "standard deviations of what finite width alone causes, within which it is only noted",
+    "Hanin 2018: log ‖g‖² ~ N(−β/2, β) with β = Σ 5/width",
+)
+SQUARE_OVERFLOWS = Threshold(
+    2.0**64,
+    "largest gradient entry whose square float32 can hold",
+    "IEEE 754, binary32 ends at 2^128; norms for clipping and Adam's second moment are sums of squares",
+)
+
+_BLAME = {
+    Kind.LINEAR: CauseName.INIT_TOO_LARGE,
+    Kind.NORM: CauseName.NORMALIZATION_EXPLOSION,
+    Kind.BLOCK: CauseName.RESIDUAL_GROWTH,
+}
+
+
+@final
+class ExplodingGradient(Rule):
+    """Compares the gradient at the first layer with that at the last, and along time."""
+
+    code = "EF102"
+    name = "exploding_gradient"
+    symptom = Symptom.EXPLODING_GRADIENT
+    summary = "The gradient grows by orders of magnitude on its way back to the first layers."
+    causes = (
+        CauseName.INIT_TOO_LARGE,
+        CauseName.NORMALIZATION_EXPLOSION,
+        CauseName.RESIDUAL_GROWTH,
+        CauseName.RECURRENT_GAIN_TOO_LARGE,
+        CauseName.DEPTH_WITHOUT_SKIP,
+        CauseName.UNKNOWN,
+    )
+    thresholds = (GROWN, CHANCE, HALVES, DEPTH_AT_LEAST, SQUARE_OVERFLOWS)
+    page = Page(
+        what="""\
+The first layers receive a gradient that is thousands of times larger than the last
+ones. A learning rate that suits one end is far off at the other; the loss spikes,
+diverges or turns NaN.""",
+        why="""\
+The chain rule multiplies one factor per layer, and the typical factor is above 1:
+weights too large for their activation, a recurrence whose step amplifies, residual
+branches that add up unscaled, or BatchNorm in a plain stack, which amplifies by
+itself whatever the weights.""",
+        mathematics="""\
+E‖δ_l‖² = χ₁ · E‖δ_(l+1)‖² with χ₁ = σ_w² E[φ'²] > 1 (Poole 2016; Schoenholz 2017).
+
+BatchNorm before ReLU: the next layer's variance is Var φ, not E φ², so χ₁ =
+E[φ'²]/Var φ = π/(π−1) = 1.467, or .083 decades per layer (Yang 2019). A residual
+branch of gain k makes 1 + k per block.
+
+Along time the same weights repeat: ‖∂L/∂h_t‖ ~ ρ^(T−t) with ρ the step's gain. A loss
+at every step adds up to T equal parts, a growth by log10 T that is no fault.""",
+        detection="""\
+As in EF101, with the signs turned: the excess of the first layer's gradient over the
+last one's, where scales that a normalisation takes away and averages do not count.
+Large gradients that are even over the layers raise no alarm, whatever their size: one
+learning rate suits them. It is an *error* where squares overflow, because then
+clipping and Adam fail too.""",
+        remedies="""\
+Initialise for the activation; scale residual branches by 1/√(2·blocks) or start them
+at zero; add skips around normalised layers; clip the gradient by its norm; initialise
+recurrent weights orthogonally.""",
+        references=(
+            "Bengio, Simard, Frasconi, Learning long-term dependencies with gradient descent is difficult, "
+            "IEEE TNN 1994.",
+            "Pascanu, Mikolov, Bengio, On the difficulty of training recurrent neural networks, ICML 2013.",
+            "Schoenholz, Gilmer, Ganguli, Sohl-Dickstein, Deep information propagation, ICLR 2017.",
+            "Yang, Pennington, Rao, Sohl-Dickstein, Schoenholz, A mean field theory of batch normalization, "
+            "ICLR 2019.",
+            "Hanin, Which neural net architectures give rise to exploding and vanishing gradients?, NeurIPS 2018.",
+        ),
+    )
+
+    def check(self, flow: Flow) -> Iterator[Finding]:
+        """See :class:`~evenflow.diagnose.rule.Rule`."""
+        graph = OpGraph(flow)
+        ways = tuple(graph.ways())
+        worst = max(
+            (way for way in ways if math.isfinite(way.excess)), key=lambda way: way.excess, default=None
+        )
+        if worst is not None and worst.excess > GROWN.value:
+            yield _by_depth(graph.in_steps(worst))
+        grown: dict[str, TimeProfile] = {}
+        for profile in profiles(flow, graph, ways):
+            if profile.growth > _allowed(profile) and (
+                profile.place not in grown or profile.growth > grown[profile.place].growth
+            ):
+                grown[profile.place] = profile
+        yield from map(_by_time, grown.values())
+
+
+def _by_depth(way: Way) -> Finding:
+    mean, std = way.chance()
+    usual = mean + CHANCE.value * std
+    causes = causes_of(way, _BLAME, sign=1)
+    first, last = place(way.first), place(way.last)
+    same = abs(way.log10_ratio - way.excess) < 0.01
+    evidence = [
+        Evidence(
+            f"log10 of the gradient's norm at {first} over that at {last}: {way.log10_ratio:.2f}"
+            + ("" if same else f"; {way.excess:.2f} in units of what normalisations and averages remove")
+            + f" (alarm above {GROWN.value:.0f}).",
+            way.excess,
+            GROWN.value,
+        ),
+        Evidence(
+            f"{way.excess / max(way.layers, 1):.2f} decades gained per layer; by chance alone, networks of this depth "
+            f"and width end between {mean - CHANCE.value * std:.1f} and {usual:+.1f} in all.",
+            way.excess,
+            usual,
+        ),
+    ]
+    severity = Severity.WARNING
+    largest = way.first.stats.abs_max if way.first.stats is not None else None
+    if way.excess < usual:
+        severity = Severity.NOTE
+    elif largest is not None and largest >= SQUARE_OVERFLOWS.value:
+        severity = Severity.ERROR
+        evidence.append(
+            Evidence(
+                f"The largest entry of the gradient at {first} is {largest:.1e}; its square overflows float32, "
+                "so clipping by norm and Adam fail too.",
+                largest,
+                SQUARE_OVERFLOWS.value,
+            )
+        )
+    return Finding(
+        code=ExplodingGradient.code,
+        symptom=Symptom.EXPLODING_GRADIENT,
+        severity=severity,
+        site=site(way.first),
+        message=f"The gradient grows by a factor of {factor(way.excess)} from {last} back to {first}, "
+        f"over {way.layers} layers.",
+        source=way.first.source,
+        causes=causes,
+        evidence=tuple(evidence),
+        remedies=remedies(causes),
+    )
+
+
+def _allowed(profile: TimeProfile) -> float:
+    """Decades that may be gained along time: a loss at every step adds up to T equal parts."""
+    return GROWN.value + math.log10(profile.steps)
+
+
+def _by_time(profile: TimeProfile) -> Finding:
+    allowed = _allowed(profile)
+    cause = Cause(
+        CauseName.RECURRENT_GAIN_TOO_LARGE,
+        1.0,
+        f"{profile.steps} steps with the same weights, and the step amplifies.",
+    )
+    return Finding(
+        code=ExplodingGradient.code,
+        symptom=Symptom.EXPLODING_GRADIENT,
+        severity=Severity.WARNING,
+        site=profile.place,
+        message=f"The gradient grows by a factor of {factor(profile.growth)} over the {profile.steps} time steps "
+        f"of {module_name(profile.place)}.",
+        source=profile.source,
+        causes=(cause,),
+        evidence=(
+            Evidence(
+                f"log10 of the largest gradient of {profile.state} over that at the last step: "
+                f"{profile.growth:.2f} (alarm above {allowed:.2f} for {profile.steps} steps).",
+                profile.growth,
+                allowed,
+            ),
+        ),
+        remedies=remedies([cause]),
+    )

@@ -1,0 +1,158 @@
+"""EF501: parameters that no gradient reaches, and whether that looks intended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import final
+
+from evenflow.diagnose import ops
+from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Severity, Symptom
+from evenflow.diagnose.glossary import remedies
+from evenflow.diagnose.rule import CannotJudgeError, Page, Rule
+from evenflow.diagnose.text import count, listing, module_name
+from evenflow.flow import LOSS_PATH, Flow, Role, Row, Status
+
+
+@final
+class FrozenOrDetached(Rule):
+    """Reads the status of every parameter's gradient."""
+
+    code = "EF501"
+    name = "frozen_or_detached"
+    symptom = Symptom.LOSS_NOT_DECREASING
+    summary = "Parameters that take part in the forward pass get no gradient."
+    causes = (CauseName.FROZEN_OR_DETACHED,)
+    thresholds = ()
+    page = Page(
+        what="""\
+Some parameters have no gradient at all after backward. An optimizer skips them without
+a word, and that part of the model stays as it was initialised.""",
+        why="""\
+Between the parameter and the loss the graph was cut: `.detach()`, `.data`, `.item()`, a
+detour through NumPy, `torch.no_grad()`, an argmax, a new tensor made from values. Or
+the output was not used: a head that this loss does not read. Or `requires_grad` is
+off, most often on purpose.""",
+        mathematics="""\
+∂L/∂θ is not small but undefined: no path of the graph leads from L to θ. So `.grad`
+is None rather than zero.""",
+        detection="""\
+Each parameter is one of: reached; *frozen* (`requires_grad` is off); *unused* (no op
+read it); *detached* (the forward pass used it, yet nothing came back). Frozen and
+unused parameters are noted only, since fine-tuning freezes and optional heads idle on
+purpose. Detached ones are a warning if other layers run after them and do learn, and a
+note if they come last, where an unused output is the likelier reason. It is an *error*
+if no parameter at all is reached. There are no thresholds.""",
+        remedies="""\
+Remove what cuts the graph. If the cut is meant (a target network, a frozen feature
+extractor), say so with `requires_grad_(False)`; that also saves memory. Leave unused
+parameters out of the model, or use `find_unused_parameters=True` with DDP.""",
+        references=("PyTorch documentation, Autograd mechanics: locally disabling gradient computation.",),
+    )
+
+    def check(self, flow: Flow) -> Iterator[Finding]:
+        """See :class:`~evenflow.diagnose.rule.Rule`."""
+        rows = flow.select(Role.PARAMETER_GRADIENT)
+        if not rows:
+            raise CannotJudgeError("the Flow holds no gradients of parameters")
+        if all(row.status is not Status.OK for row in rows):
+            yield _nothing_learns(rows)
+            return
+        for module in _modules(rows, Status.DETACHED):
+            yield _detached(flow, module, _inside(rows, module, Status.DETACHED))
+        for status, text in (
+            (Status.FROZEN, "frozen (requires_grad is off)"),
+            (Status.UNUSED, "not used by this forward pass"),
+        ):
+            modules = _modules(rows, status)
+            if modules:
+                yield _note(rows, status, modules, text)
+
+
+def _nothing_learns(rows: Sequence[Row]) -> Finding:
+    by_status = [
+        f"{sum(row.status is status for row in rows)} {status}" for status in Status if status != Status.OK
+    ]
+    cause = Cause(
+        CauseName.FROZEN_OR_DETACHED, 1.0, f"Of {count(len(rows), 'parameter')}: {', '.join(by_status)}."
+    )
+    return Finding(
+        code=FrozenOrDetached.code,
+        symptom=Symptom.LOSS_NOT_DECREASING,
+        severity=Severity.ERROR,
+        site="",
+        message="No parameter gets a gradient: nothing can learn.",
+        causes=(cause,),
+        evidence=(Evidence(cause.evidence, 0.0, None),),
+        remedies=remedies([cause]),
+    )
+
+
+def _detached(flow: Flow, module: str, rows: Sequence[Row]) -> Finding:
+    ran = [row for row in flow.select(Role.ACTIVATION) if _is_inside(row.site.path, module)]
+    end = max((row.order for row in ran), default=max(row.order for row in rows))
+    later = [
+        row
+        for row in flow.select(Role.ACTIVATION_GRADIENT)
+        if row.order > end
+        and row.stats is not None
+        and row.site.path != LOSS_PATH
+        and row.site.op in ops.WEIGHTED
+    ]
+    source = next((row.source for row in reversed(ran) if row.source), None)
+    names = listing([row.site.path for row in rows])
+    if later:
+        severity = Severity.WARNING
+        text = f"{names}: used in the forward pass, but no gradient came back, while {later[0].site.path} after it learns."
+    else:
+        severity = Severity.NOTE
+        text = f"{names}: used in the forward pass, but the loss does not depend on the result."
+    cause = Cause(CauseName.FROZEN_OR_DETACHED, 1.0, text)
+    return Finding(
+        code=FrozenOrDetached.code,
+        symptom=Symptom.LOSS_NOT_DECREASING,
+        severity=severity,
+        site=module,
+        message=f"{count(len(rows), 'parameter')} of {module_name(module)} {'is' if len(rows) == 1 else 'are'} "
+        "cut off from the loss.",
+        source=source,
+        causes=(cause,),
+        evidence=(Evidence(text),),
+        remedies=remedies([cause]) if severity.is_alarm else (),
+    )
+
+
+def _note(rows: Sequence[Row], status: Status, modules: Sequence[str], text: str) -> Finding:
+    number = sum(row.status is status for row in rows)
+    return Finding(
+        code=FrozenOrDetached.code,
+        symptom=Symptom.LOSS_NOT_DECREASING,
+        severity=Severity.NOTE,
+        site=modules[0],
+        message=f"{number} of {count(len(rows), 'parameter')} {'is' if number == 1 else 'are'} {text}: "
+        f"{listing([module_name(module) for module in modules])}.",
+        causes=(Cause(CauseName.FROZEN_OR_DETACHED, 1.0, f"Status {status} in {listing(list(modules))}."),),
+    )
+
+
+def _modules(rows: Sequence[Row], status: Status) -> list[str]:
+    """The outermost modules all of whose parameters have a status; single parameters where siblings differ."""
+    others = [row.site.path for row in rows if row.status is not status]
+    found: dict[str, None] = {}
+    for row in rows:
+        if row.status is not status:
+            continue
+        parts = row.site.path.split(".")
+        for length in range(1, len(parts) + 1):
+            prefix = ".".join(parts[:length])
+            if not any(_is_inside(other, prefix) for other in others):
+                found[prefix] = None
+                break
+    return list(found)
+
+
+def _inside(rows: Sequence[Row], module: str, status: Status) -> list[Row]:
+    return [row for row in rows if row.status is status and _is_inside(row.site.path, module)]
+
+
+def _is_inside(path: str, module: str) -> bool:
+    return path == module or path.startswith(f"{module}.")
