@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, get_args
 
 import pytest
@@ -38,7 +39,7 @@ def measured_rate(name: str, norm: str, position: str, w: float, b: float, batch
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(batch, width, generator=generator, dtype=torch.float64)
     f = getattr(torch, name, None) or getattr(torch.nn.functional, name)
-    norms = {
+    norms: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
         "layer_norm": lambda h: torch.nn.functional.layer_norm(h, (width,), eps=0),
         "rms_norm": lambda h: torch.nn.functional.rms_norm(h, (width,), eps=1e-300),
         "batch_norm": lambda h: torch.nn.functional.batch_norm(h, None, None, training=True, eps=1e-300),
