@@ -38,7 +38,7 @@ CASES: dict[str, tuple[list[str], dict[str, str]]] = {
 
 
 def seconds(arguments: list[str], variables: dict[str, str]) -> float:
-    """Wall time of one process; click must see the program's own name to complete."""
+    """Wall time of one process."""
     start = time.perf_counter()
     subprocess.run(
         [sys.executable, *arguments], env={**os.environ, **variables}, stdout=subprocess.DEVNULL, check=True

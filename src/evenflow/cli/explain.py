@@ -1,6 +1,13 @@
-"""``evenflow explain WORD``: what a rule, symptom or cause means, and what helps."""
+"""``evenflow explain WORD``: what a rule, symptom or cause means, and what helps.
+
+The pages are Markdown. A terminal gets them set; a file or a pipe gets the text
+itself.
+"""
 
 from __future__ import annotations
+
+import re
+import sys
 
 import click
 from click.shell_completion import CompletionItem
@@ -8,11 +15,20 @@ from click.shell_completion import CompletionItem
 from evenflow.cli.errors import plain_errors
 from evenflow.cli.help import TaughtCommand
 
+_CODE = re.compile(r"ef\d+", re.IGNORECASE)
+_MAX_WIDTH = 100
+"""Columns that are used at most: longer lines are hard to follow."""
+
 
 def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    from evenflow.diagnose import words
+    """Codes and names of rules with their summaries, then symptoms and causes."""
+    from evenflow.diagnose import CauseName, Symptom, rules
 
-    return [CompletionItem(word) for word in words() if word.lower().startswith(incomplete.lower())]
+    words = {name: rule.summary for rule in rules() for name in (rule.code, rule.name)}
+    for name in (*Symptom, *CauseName):
+        words.setdefault(str(name), "")
+    start = incomplete.lower()
+    return [CompletionItem(word, help=text) for word, text in words.items() if word.lower().startswith(start)]
 
 
 @click.command(
@@ -20,11 +36,30 @@ def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> li
     cls=TaughtCommand,
     short_help="What a code, symptom or cause means, and what helps.",
     examples=[
-        ("evenflow explain EF101", "The rule behind a finding."),
+        ("evenflow explain EF101", "The rule behind a finding; several codes give several pages."),
         ("evenflow explain saturating_activation", "A cause; symptoms work too."),
-        ("evenflow explain", "All words that can be explained."),
+        ("evenflow explain dead relu", "Everyday words."),
+        ("evenflow explain", "The list of all pages."),
     ],
 )
-@click.argument("word", required=False, shell_complete=_complete)
-def command(word: str | None) -> None:
+@click.argument("words", nargs=-1, metavar="[CODE|WORD]...", shell_complete=_complete)
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def command(words: tuple[str, ...], *, debug: bool) -> None:
     """Explain a rule code, a symptom or a cause: what it is, why it happens and what helps."""
+    from evenflow.diagnose import explain
+
+    with plain_errors(debug=debug):
+        asked = words if all(map(_CODE.fullmatch, words)) else (" ".join(words),)
+        pages = [explain(word) for word in asked or ("",)]
+    _print("\n".join(pages))
+
+
+def _print(markdown: str) -> None:
+    if not sys.stdout.isatty():
+        click.echo(markdown, nl=False)
+        return
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    console = Console()
+    console.print(Markdown(markdown), width=min(console.width, _MAX_WIDTH))
