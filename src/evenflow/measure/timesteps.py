@@ -55,9 +55,10 @@ class RecurrentWatch:
         state, args, kwargs = self._states.pop(call)
         watched = _Watched(call, recurrent.record(module, args, kwargs, output, state))
         self._watched.append(watched)
-        for position, tensor in enumerate(_outputs(output)):
-            if tensor.requires_grad:
-                self._handles.append(tensor.register_hook(_keep(watched.gradients, position)))
+        if isinstance(watched.record, recurrent.RecurrentCall):
+            for position, tensor in enumerate(_outputs(output)):
+                if tensor.requires_grad:
+                    self._handles.append(tensor.register_hook(_keep(watched.gradients, position)))
 
     def remove(self) -> None:
         """Take all hooks off again."""
@@ -72,21 +73,23 @@ class RecurrentWatch:
             order_of: Position of a module call in forward execution.
         """
         for watched in self._watched:
+            if isinstance(watched.record, recurrent.NotReplayed):
+                self._note(watched.call, watched.record)
+                continue
             if not watched.gradients:
                 continue
-            result = (
-                watched.record
-                if isinstance(watched.record, recurrent.NotReplayed)
-                else recurrent.replay(watched.record, *(watched.gradients.get(k) for k in range(3)))
-            )
+            result = recurrent.replay(watched.record, *(watched.gradients.get(k) for k in range(3)))
             if isinstance(result, recurrent.NotReplayed):
-                self.notes.append(f"{watched.call}: gradients by time step {result.reason}")
+                self._note(watched.call, result)
                 continue
-            module_type = type(watched.record.module).__name__  # type: ignore[union-attr]
+            module_type = type(watched.record.module).__name__
             for state, paths in (("hidden", result.hidden), ("cell", result.cell)):
                 for path in paths:
                     op = f"{state}_l{path.layer}{'_reverse' if path.reverse else ''}"
                     yield from _rows(watched.call, module_type, op, path, order_of(watched.call))
+
+    def _note(self, call: ModuleCall, why: recurrent.NotReplayed) -> None:
+        self.notes.append(f"{call}: gradients by time step {why.reason}")
 
 
 def _rows(
