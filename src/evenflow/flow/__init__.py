@@ -5,12 +5,11 @@ from evenflow.flow.flow import Flow
 from evenflow.flow.formats import FORMATS, FloatFormat
 from evenflow.flow.site import LOSS_PATH, ModuleCall, Role, Site, Status
 from evenflow.flow.stats import Exponents, Stats
-from evenflow.flow.table import SCHEMA, Row
+from evenflow.flow.table import Row
 
 __all__ = [
     "FORMATS",
     "LOSS_PATH",
-    "SCHEMA",
     "Budget",
     "Exponents",
     "FloatFormat",

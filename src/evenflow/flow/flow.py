@@ -12,18 +12,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, final
 
-import pyarrow as pa
-
 from evenflow.errors import MissingPackageError
 from evenflow.flow import chain as chains
 from evenflow.flow.budget import Budget, Level, block_of, group, op_links
 from evenflow.flow.site import LOSS_PATH, Role, Status
 from evenflow.flow.stats import Stats
-from evenflow.flow.table import Row, from_arrow, to_arrow
+from evenflow.flow.table import Row
 
 if TYPE_CHECKING:
     import pandas as pd
     import polars as pl
+    import pyarrow as pa
 
 Source = Literal["measured", "predicted"]
 _PARAMETER_ROLES = frozenset({Role.PARAMETER, Role.PARAMETER_GRADIENT, Role.UPDATE})
@@ -160,7 +159,9 @@ class Flow:
         )
 
     def to_arrow(self) -> pa.Table:
-        """The rows as an Arrow table with the columns of :data:`evenflow.flow.SCHEMA`."""
+        """The rows as an Arrow table with the columns of :data:`evenflow.flow.arrow.SCHEMA`."""
+        from evenflow.flow.arrow import to_arrow
+
         return to_arrow(self.rows)
 
     @classmethod
@@ -176,6 +177,8 @@ class Flow:
         Raises:
             ValueError: A column is missing.
         """
+        from evenflow.flow.arrow import from_arrow
+
         return cls(from_arrow(table), source, metadata, notes)
 
     def to_pandas(self) -> pd.DataFrame:

@@ -15,11 +15,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING
 
 from evenflow.flow.formats import FORMATS
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ class Exponents:
     @classmethod
     def from_dense(cls, low: int, counts: npt.NDArray[np.int64]) -> Exponents:
         """Trim empty bins from both ends of ``counts`` [bins]."""
-        used = np.flatnonzero(counts)
+        (used,) = counts.nonzero()
         if used.size == 0:
             return cls()
         first, last = int(used[0]), int(used[-1])
