@@ -119,6 +119,11 @@ def test_forward_order_comes_from_execution() -> None:
     assert list(flow.rms("parameter_gradient")) == ["first.weight", "first.bias", "last.weight", "last.bias"]
 
 
+def test_an_op_that_no_user_code_runs_has_no_line() -> None:
+    flow = measure(nn.Sequential(nn.Linear(3, 2), nn.ReLU()), torch.ones(4, 3))
+    assert {row.source for row in flow.select(Role.ACTIVATION)} == {None}
+
+
 def test_sources_are_the_users_lines() -> None:
     model, inputs, loss = NETS["transformer"]()
     sources = {row.site.label: row.source for row in measure(model, inputs, loss).select(Role.ACTIVATION)}

@@ -1,4 +1,8 @@
-"""The user's line that is running: the innermost frame outside PyTorch and evenflow."""
+"""The user's line that is running: the innermost frame outside PyTorch and evenflow.
+
+Whoever called ``measure`` ran no op, so its frame and those around it do not count:
+an op of a plain ``nn.Sequential`` has no line.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,9 @@ from pathlib import Path
 from types import FrameType
 
 import torch
+
+_ENTRY = str(Path(__file__).with_name("batch.py")), "measure"
+"""File and name of the function that runs the user's code."""
 
 _LIBRARIES = tuple(str(Path(file).parent) for file in (torch.__file__, Path(__file__).parent) if file)
 
@@ -19,7 +26,7 @@ def current_line() -> str | None:
 
 def line_of(frame: FrameType | None) -> str | None:
     """As :func:`current_line`, from ``frame`` outwards."""
-    while frame is not None:
+    while frame is not None and (frame.f_code.co_filename, frame.f_code.co_name) != _ENTRY:
         place = _user_file(frame.f_code.co_filename)
         if place is not None:
             return f"{place}:{frame.f_lineno}"
