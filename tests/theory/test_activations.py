@@ -12,8 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from evenflow.theory import Activation
-from evenflow.theory.activation import slope_at_zero
-from evenflow.theory.activations import activation, activation_names, as_activation
+from evenflow.theory.activations import activation_names, as_activation, get_activation
 from evenflow.theory.errors import TheoryError
 
 FloatArray = npt.NDArray[np.float64]
@@ -66,8 +65,8 @@ GRID = np.concatenate([np.linspace(-60, 60, 2401), np.linspace(-1, 1, 334), [-1e
 
 
 def everything() -> Iterator[tuple[str, Activation, TorchFunction]]:
-    yield from ((name, activation(name, **settings), f) for name, (settings, f) in CASES.items())
-    yield from ((f"{name} default", activation(name), f) for name, f in DEFAULTS.items())
+    yield from ((name, get_activation(name, **settings), f) for name, (settings, f) in CASES.items())
+    yield from ((f"{name} default", get_activation(name), f) for name, f in DEFAULTS.items())
 
 
 ALL = list(everything())
@@ -134,30 +133,30 @@ def test_given_derivative_and_breakpoints_are_taken_as_they_are() -> None:
 class TestLookUp:
     @pytest.mark.parametrize("name", ["leaky_relu", "LeakyReLU", "LEAKY_RELU", "leakyrelu"])
     def test_both_spellings(self, name: str) -> None:
-        assert activation(name).name == "leaky_relu"
+        assert get_activation(name).name == "leaky_relu"
 
     def test_module_names_of_torch(self) -> None:
         for name in ("SiLU", "GELU", "Hardswish", "LogSigmoid", "ReLU6", "Identity", "Softsign", "CELU"):
             assert isinstance(getattr(torch.nn, name), type)
-            assert activation(name).name == name.lower()
+            assert get_activation(name).name == name.lower()
 
     def test_settings_show_in_the_name(self) -> None:
-        assert activation("leaky_relu", negative_slope=0.2).name == "leaky_relu(negative_slope=0.2)"
+        assert get_activation("leaky_relu", negative_slope=0.2).name == "leaky_relu(negative_slope=0.2)"
 
     def test_as_activation(self) -> None:
         assert as_activation("tanh").name == "tanh"
-        phi = activation("relu")
+        phi = get_activation("relu")
         assert as_activation(phi) is phi
 
     def test_unknown_name(self) -> None:
         with pytest.raises(
             TheoryError, match=r"no activation is called 'relux'; known are celu, cos, .*from_callable"
         ):
-            activation("relux")
+            get_activation("relux")
 
     def test_unknown_setting(self) -> None:
         with pytest.raises(TheoryError, match=r"leaky_relu\(negative_slope.*=.*0.01\) got \{'slope': 0.2\}"):
-            activation("leaky_relu", slope=0.2)
+            get_activation("leaky_relu", slope=0.2)
 
     def test_a_bare_callable_is_refused_with_the_way_out(self) -> None:
         with pytest.raises(
@@ -167,7 +166,7 @@ class TestLookUp:
 
     def test_gelu_form(self) -> None:
         with pytest.raises(TheoryError, match='approximate is "none" or "tanh"'):
-            activation("gelu", approximate="quick")
+            get_activation("gelu", approximate="quick")
 
 
 class TestFromCallableMistakes:
@@ -178,8 +177,3 @@ class TestFromCallableMistakes:
     def test_not_finite(self) -> None:
         with pytest.raises(TheoryError, match="log cannot be used as an activation: the function is nan at"):
             Activation.from_callable(np.log)
-
-
-def test_slope_at_zero() -> None:
-    assert slope_at_zero(activation("tanh")) == pytest.approx(1.0)
-    assert slope_at_zero(activation("relu")) == pytest.approx(0.5)

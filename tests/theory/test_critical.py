@@ -8,7 +8,7 @@ import pytest
 
 from evenflow.theory.critical import critical_point, edge_of_chaos
 from evenflow.theory.errors import TheoryError
-from evenflow.theory.fixed_point import q_star
+from evenflow.theory.fixed_points import q_star
 from evenflow.theory.maps import chi, q_map
 
 # tanh: σ_w² → σ_b², reference figures of seven digits, compared to relative 1e-5.

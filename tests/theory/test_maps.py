@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from evenflow.theory.activations import activation
+from evenflow.theory.activations import get_activation
 from evenflow.theory.errors import TheoryError
-from evenflow.theory.fixed_point import c_star, fixed_point, q_star, trainable_depth
+from evenflow.theory.fixed_points import c_star, fixed_point, q_star, trainable_depth
 from evenflow.theory.maps import c_map, chi, covariance_map, depth_scale, q_map, q_sensitivity
 
 # tanh at σ_b² = .05: σ_w² → q*, χ₁, c*; printed to 5 decimals, so absolute 1e-5 (None: not printed).
@@ -97,7 +97,7 @@ class TestMaps:
         np.testing.assert_allclose(np.mean(ratios, axis=0), 1.0, atol=0.06)
 
     def test_an_activation_object_is_as_good_as_its_name(self) -> None:
-        assert q_map(activation("tanh"), 1.0, 2.0) == q_map("tanh", 1.0, 2.0)
+        assert q_map(get_activation("tanh"), 1.0, 2.0) == q_map("tanh", 1.0, 2.0)
 
 
 class TestDepthScale:

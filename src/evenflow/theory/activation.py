@@ -68,9 +68,3 @@ class Activation:
         except TheoryError as error:
             raise TheoryError(f"{name} cannot be used as an activation: {error}") from error
         return cls(name, f, derivative or numerical_derivative(f, found), found)
-
-
-def slope_at_zero(activation: Activation) -> float:
-    """φ'(0), the mean of both one-sided slopes where they differ."""
-    tiny = 1e-9
-    return float(np.mean(activation.derivative(np.array([-tiny, tiny]))))

@@ -22,7 +22,7 @@ from evenflow.theory.errors import TheoryError
 from evenflow.theory.gaussian import Array
 
 ActivationLike: TypeAlias = Activation | str
-"""An :class:`Activation`, or the name of one in :func:`activation`."""
+"""An :class:`Activation`, or the name of one in :func:`get_activation`."""
 
 # ------------------------------------------------------------- piecewise linear
 
@@ -255,7 +255,7 @@ _BY_KEY = {name.replace("_", ""): factory for name, factory in _FACTORIES.items(
 }
 
 
-def activation(name: str, **settings: float | str) -> Activation:
+def get_activation(name: str, **settings: float | str) -> Activation:
     """The activation of that name.
 
     Args:
@@ -283,7 +283,7 @@ def activation(name: str, **settings: float | str) -> Activation:
 
 
 def activation_names() -> tuple[str, ...]:
-    """Names that :func:`activation` knows, sorted."""
+    """Names that :func:`get_activation` knows, sorted."""
     return tuple(sorted(_FACTORIES))
 
 
@@ -296,7 +296,7 @@ def as_activation(value: ActivationLike) -> Activation:
     if isinstance(value, Activation):
         return value
     if isinstance(value, str):
-        return activation(value)
+        return get_activation(value)
     raise TheoryError(
         f"an activation is an Activation or a name such as 'tanh', got {type(value).__name__}. "
         "Wrap a numpy function with Activation.from_callable(f)."

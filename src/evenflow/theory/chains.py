@@ -33,10 +33,10 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TypeVar
 
+from evenflow.theory.activation_moments import Moments, moments
 from evenflow.theory.activations import ActivationLike, as_activation
 from evenflow.theory.errors import TheoryError, require_variances
 from evenflow.theory.maps import q_sensitivity
-from evenflow.theory.moments import Moments, moments
 
 T = TypeVar("T")
 

@@ -25,10 +25,10 @@ from itertools import pairwise
 
 from scipy import optimize
 
+from evenflow.theory.activation_moments import moments
 from evenflow.theory.activations import ActivationLike, as_activation
 from evenflow.theory.errors import TheoryError, require_variances
 from evenflow.theory.maps import q_sensitivity
-from evenflow.theory.moments import moments
 
 _GRID = [10 ** (k / 4) for k in range(-48, 17)]
 """q from 1e-12 to 1e4, where the search brackets its solutions."""

@@ -81,7 +81,7 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
 
     A convention and not always the critical value: for tanh it is 5/3, where
     keeping the activations' mean square at q = 1 takes 1.59 and keeping
-    gradients takes 1.47 (:class:`~evenflow.theory.moments.Moments`).
+    gradients takes 1.47 (:class:`~evenflow.theory.activation_moments.Moments`).
 
     Args:
         nonlinearity: PyTorch's name, e.g. ``"leaky_relu"`` or ``"conv2d"``.

@@ -21,10 +21,10 @@ from __future__ import annotations
 
 import math
 
+from evenflow.theory.activation_moments import slope_scale
 from evenflow.theory.activations import ActivationLike, as_activation
 from evenflow.theory.errors import TheoryError, require_variances
 from evenflow.theory.gaussian import Array, expect, expect_pair
-from evenflow.theory.moments import slope_scale
 
 
 def q_map(activation: ActivationLike, q: float, sigma_w2: float, sigma_b2: float = 0.0) -> float:

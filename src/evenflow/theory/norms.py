@@ -24,9 +24,9 @@ from __future__ import annotations
 import math
 from typing import Literal, TypeAlias
 
+from evenflow.theory.activation_moments import moments
 from evenflow.theory.activations import ActivationLike, as_activation
 from evenflow.theory.errors import TheoryError, require_variances
-from evenflow.theory.moments import moments
 
 Norm: TypeAlias = Literal["layer_norm", "rms_norm", "batch_norm"]
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from evenflow.theory.activation import Activation
-from evenflow.theory.activations import activation
+from evenflow.theory.activation_moments import moments
+from evenflow.theory.activations import get_activation
 from evenflow.theory.errors import TheoryError
-from evenflow.theory.moments import moments
 
 # E φ, E φ², E φ'², gain, centred gain, backward gain, RMSNorm rate, BatchNorm rate; printed to 6 decimals.
 TABLE = {
@@ -33,7 +33,7 @@ TABLE = {
 
 def named(key: str) -> Activation:
     name, _, slope = key.partition(" ")
-    return activation(name, negative_slope=float(slope)) if slope else activation(name)
+    return get_activation(name, negative_slope=float(slope)) if slope else get_activation(name)
 
 
 def row(phi: Activation) -> tuple[float, ...]:
@@ -77,7 +77,7 @@ def test_closed_forms() -> None:
 @pytest.mark.parametrize("name", ["gelu", "hardswish", "mish"])
 def test_monte_carlo(name: str) -> None:
     """A million samples, within five standard errors."""
-    phi, m = activation(name), moments(name, q=2.3)
+    phi, m = get_activation(name), moments(name, q=2.3)
     u = math.sqrt(2.3) * np.random.default_rng(0).normal(size=1_000_000)
     for samples, exact in (
         (phi(u), m.mean),
