@@ -10,13 +10,15 @@ non-finite entries together:
 where 0 marks zeros and subnormal numbers and all ones mark NaN and infinity.
 Shorter formats are widened to float32, which holds them exactly.
 
-The floor is one read of the tensor. Work goes through in pieces that stay in
-the processor's cache, so memory use is a constant and not a second copy.
+The floor is one read of the tensor. Work goes in pieces through buffers that are
+made once and stay in the processor's cache: fresh ones of this size would cost
+more in page faults than the arithmetic does.
 """
 
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -37,24 +39,44 @@ class _Format:
     """Where a format keeps its exponent.
 
     Attributes:
+        real: The format.
         integer: Integer type of the same width.
         fraction_bits: Width of the fraction, below the exponent field.
-        bias: What the field holds for exponent 0; the last of the ``2 · bias + 2`` values marks non-finite.
+        bias: What the field holds for exponent 0.
+        subnormal_bins: Exponents that only subnormal numbers have; float64's own are not told apart.
     """
 
+    real: torch.dtype
     integer: torch.dtype
     fraction_bits: int
     bias: int
+    subnormal_bins: int
 
     @property
-    def subnormal_bins(self) -> int:
-        """Exponents that only subnormal numbers have; float64's own are not told apart."""
-        return self.fraction_bits if self is _FLOAT32 else 1
+    def bins(self) -> int:
+        """Values of the exponent field."""
+        return 2 * self.bias + 2
 
 
-_FLOAT32 = _Format(torch.int32, 23, 127)
-_FLOAT64 = _Format(torch.int64, 52, 1023)
+_FLOAT32 = _Format(torch.float32, torch.int32, 23, 127, 23)
+_FLOAT64 = _Format(torch.float64, torch.int64, 52, 1023, 1)
 
+
+class _Buffers(threading.local):
+    """Scratch memory, one set for each thread that takes statistics."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[str, torch.device, torch.dtype], Tensor] = {}
+
+    def get(self, use: str, like: Tensor, dtype: torch.dtype) -> Tensor:
+        """Room for as many entries as ``like`` [n] has, at most a piece's."""
+        key = (use, like.device, dtype)
+        if key not in self._made:
+            self._made[key] = torch.empty(_CHUNK, dtype=dtype, device=like.device)
+        return self._made[key][: like.numel()]
+
+
+_BUFFERS = _Buffers()
 
 Reader: TypeAlias = Callable[[Tensor], Stats]
 """What tells the statistics of a tensor: :func:`tensor_stats`, or a prediction of them."""
@@ -69,6 +91,8 @@ def tensor_stats(tensor: Tensor) -> Stats:
             store count as zeros.
     """
     tensor = tensor.detach()
+    if tensor.device.type == "mps":  # has no float64
+        tensor = tensor.cpu()
     if tensor.layout is not torch.strided:
         return _sparse_stats(tensor)
     if tensor.is_complex():
@@ -82,32 +106,31 @@ def tensor_stats(tensor: Tensor) -> Stats:
 def _dense_stats(flat: Tensor, repeats: int) -> Stats:
     """Statistics of ``flat`` [n] with every entry counted ``repeats`` times."""
     layout = _FLOAT64 if flat.dtype is torch.float64 else _FLOAT32
-    histogram = np.zeros(2 * layout.bias + 2, dtype=np.int64)
+    fields = np.zeros(layout.bins, dtype=np.int64)
     subnormal = np.zeros(layout.subnormal_bins, dtype=np.int64)
     zeros = 0
     total = square = largest = 0.0
     for piece in flat.split(_CHUNK) if flat.numel() > _CHUNK else (flat,):
         if piece.numel() == 0:
             continue
-        size = piece.abs() if layout is _FLOAT64 else piece.float().abs()
-        fields = size.view(layout.integer).bitwise_right_shift(layout.fraction_bits)
-        counts = torch.bincount(fields, minlength=histogram.size).numpy(force=True)
-        histogram += counts
+        size = _BUFFERS.get("size", piece, layout.real).copy_(piece).abs_()
+        piece_largest = float(size.max())
+        counts = _exponent_fields(size, layout)
+        fields += counts
         if counts[0]:
-            nonzero = int(torch.count_nonzero(size))
-            zeros += size.numel() - nonzero
-            if counts[0] > size.numel() - nonzero:
-                subnormal += _subnormal(size, layout)
+            piece_zeros = piece.numel() - int(torch.count_nonzero(piece))
+            zeros += piece_zeros
+            if counts[0] > piece_zeros:
+                subnormal += _subnormal(piece, layout)
         if counts[-1]:
             piece = torch.where(torch.isfinite(piece), piece, 0)  # noqa: PLW2901
-            size = piece.abs()
-        x = _float64(piece)
+            piece_largest = float(piece.abs().max())
+        x = piece if layout is _FLOAT64 else _BUFFERS.get("sum", piece, torch.float64).copy_(piece)
         total += float(x.sum())
         square += float(torch.dot(x, x))
-        largest = max(largest, float(size.max()))
-    nonfinite = int(histogram[-1])
+        largest = max(largest, piece_largest)
+    nonfinite = int(fields[-1])
     finite = flat.numel() - nonfinite
-    low = 1 - layout.bias - subnormal.size
     return Stats(
         count=flat.numel() * repeats,
         mean=total / finite if finite else 0.0,
@@ -115,20 +138,37 @@ def _dense_stats(flat: Tensor, repeats: int) -> Stats:
         abs_max=largest,
         zero_count=zeros * repeats,
         nonfinite_count=nonfinite * repeats,
-        exponents=Exponents.from_dense(low, np.concatenate([subnormal, histogram[1:-1]]) * repeats),
+        exponents=_exponents(fields, subnormal, layout, repeats),
     )
 
 
-def _subnormal(size: Tensor, layout: _Format) -> npt.NDArray[np.int64]:
-    """Count the subnormal entries of ``size`` [n] by exponent [subnormal_bins]."""
-    smallest_normal = 2.0 ** (1 - layout.bias)
-    found = size[(size > 0) & (size < smallest_normal)]
+def _exponent_fields(size: Tensor, layout: _Format) -> npt.NDArray[np.int64]:
+    """How many entries of ``size`` [n] have each value of the exponent field [bins]; uses ``size`` up."""
+    fields = size.view(layout.integer).bitwise_right_shift_(layout.fraction_bits)
+    counts: npt.NDArray[np.int64] = torch.bincount(fields, minlength=layout.bins).numpy(force=True)
+    return counts
+
+
+def _subnormal(piece: Tensor, layout: _Format) -> npt.NDArray[np.int64]:
+    """Count the subnormal entries of ``piece`` [n] by exponent [subnormal_bins]."""
+    found = piece[(piece != 0) & (piece.abs() < 2.0 ** (1 - layout.bias))]
     if layout is _FLOAT64:
         return np.array([found.numel()], dtype=np.int64)
-    exponents = torch.frexp(_float64(found)).exponent - 1
+    exponents = torch.frexp(found.double()).exponent - 1
     bins = (exponents - (1 - layout.bias - layout.subnormal_bins)).long()
     counts: npt.NDArray[np.int64] = torch.bincount(bins, minlength=layout.subnormal_bins).numpy(force=True)
     return counts
+
+
+def _exponents(
+    fields: npt.NDArray[np.int64], subnormal: npt.NDArray[np.int64], layout: _Format, repeats: int
+) -> Exponents:
+    normal = fields[1:-1]
+    if not subnormal.any():
+        return Exponents.from_dense(1 - layout.bias, normal * repeats)
+    return Exponents.from_dense(
+        1 - layout.bias - layout.subnormal_bins, np.concatenate([subnormal, normal]) * repeats
+    )
 
 
 def _sparse_stats(tensor: Tensor) -> Stats:
@@ -157,10 +197,3 @@ def _flat(tensor: Tensor) -> Tensor:
     """All entries as one axis, without a copy if any order of axes is contiguous."""
     order = sorted(range(tensor.ndim), key=tensor.stride, reverse=True)
     return tensor.permute(order).reshape(-1)
-
-
-def _float64(piece: Tensor) -> Tensor:
-    """``piece`` [n] in float64, on a device that has float64."""
-    if piece.device.type == "mps":
-        piece = piece.cpu()
-    return piece.to(torch.float64)
