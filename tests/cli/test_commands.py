@@ -79,6 +79,14 @@ def test_findings_exit_1_and_name_symptom_and_cause() -> None:
 
 
 @pytest.mark.usefixtures("folder")
+def test_full_prints_every_layer() -> None:
+    short, full = (_run("check", "nets.py:sigmoids", *more).stdout for more in ([], ["--full"]))
+    assert "--full" in short
+    assert "--full" not in full
+    assert len(full.splitlines()) > len(short.splitlines())
+
+
+@pytest.mark.usefixtures("folder")
 def test_ignored_rules_raise_no_alarm() -> None:
     assert _run("check", "nets.py:sigmoids", "--ignore", "EF101,EF201", "--ignore", "EF2").exit_code == 0
     assert _run("check", "nets.py:sigmoids", "--select", "vanishing_gradient").exit_code == 1

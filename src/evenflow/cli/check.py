@@ -48,6 +48,7 @@ STDOUT = "-"
     metavar="[FILE]",
     help="Write JSON to FILE, or to standard output with - or without FILE (then put it last).",
 )
+@click.option("--full", is_flag=True, help="Print every layer of a deep model.")
 @click.option("--force", is_flag=True, help="Overwrite existing files.")
 @click.option(
     "--select", multiple=True, metavar="RULES", help="Apply only these rules, as EF101,EF2 or names."
@@ -64,6 +65,7 @@ def command(
     inputs: tuple[str, ...],
     html_path: str | None,
     json_path: str | None,
+    full: bool,
     force: bool,
     select: tuple[str, ...],
     ignore: tuple[str, ...],
@@ -95,7 +97,7 @@ def command(
             content = _checked(
                 target, inputs, select=_split(select), ignore=_split(ignore), seed=seed, device=device
             )
-        _show(content, html_path, json_path)
+        _show(content, html_path, json_path, full=full)
     ctx.exit(1 if content.diagnosis.alarms else 0)
 
 
@@ -124,7 +126,7 @@ def _checked(
     )
 
 
-def _show(content: ReportContent, html_path: str | None, json_path: str | None) -> None:
+def _show(content: ReportContent, html_path: str | None, json_path: str | None, *, full: bool) -> None:
     from rich.console import Console
 
     from evenflow.report import render_html, render_json, render_terminal
@@ -132,7 +134,7 @@ def _show(content: ReportContent, html_path: str | None, json_path: str | None) 
     if json_path == STDOUT:
         click.echo(render_json(content))
     else:
-        render_terminal(content, Console())
+        render_terminal(content, Console(), full=full)
     for path, render in ((html_path, render_html), (json_path, render_json)):
         if path is not None and path != STDOUT:
             _write(Path(path), render(content))
