@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from evenflow.diagnose import diagnose, explain
     from evenflow.flow import Flow
     from evenflow.measure import measure
+    from evenflow.store import open_run
 
 __version__ = "0.1.0"
 
@@ -30,9 +31,10 @@ _HOME = {
     "diagnose": "evenflow.diagnose",
     "explain": "evenflow.diagnose",
     "measure": "evenflow.measure",
+    "open_run": "evenflow.store",
 }
 
-__all__ = ["Flow", "Report", "__version__", "check", "diagnose", "explain", "measure"]
+__all__ = ["Flow", "Report", "__version__", "check", "diagnose", "explain", "measure", "open_run"]
 
 
 def __getattr__(name: str) -> Any:
