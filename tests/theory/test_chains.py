@@ -97,14 +97,14 @@ def orthogonal(gain: float) -> Callable[[torch.nn.Linear, torch.Generator], None
     return init
 
 
-UNEVEN = [96, 160, 64, 128] * 4
+UNEVEN = [96, 160, 64, 128] * 3
 SIMULATED: dict[str, tuple[Net, dict[str, Any]]] = {
-    "sigmoid, torch default": (Net("sigmoid", [128] * 20, default), DEFAULT),
-    "tanh, gain 5/3": (Net("tanh", [128] * 30, gaussian(25 / 9)), {"sigma_w2": 25 / 9}),
-    "tanh, bias": (Net("tanh", [128] * 20, gaussian(1.5, 0.1)), {"sigma_w2": 1.5, "sigma_b2": 0.1}),
-    "relu, He": (Net("relu", [128] * 20, gaussian(2.0)), {"sigma_w2": 2.0}),
+    "sigmoid, torch default": (Net("sigmoid", [128] * 12, default), DEFAULT),
+    "tanh, gain 5/3": (Net("tanh", [128] * 12, gaussian(25 / 9)), {"sigma_w2": 25 / 9}),
+    "tanh, bias": (Net("tanh", [128] * 12, gaussian(1.5, 0.1)), {"sigma_w2": 1.5, "sigma_b2": 0.1}),
+    "relu, He": (Net("relu", [128] * 12, gaussian(2.0)), {"sigma_w2": 2.0}),
     "relu, uneven widths": (Net("relu", UNEVEN, gaussian(2.0)), {"sigma_w2": 2.0}),
-    "relu, orthogonal": (Net("relu", [128] * 20, orthogonal(2**0.5)), {"sigma_w2": 2.0, "orthogonal": True}),
+    "relu, orthogonal": (Net("relu", [128] * 12, orthogonal(2**0.5)), {"sigma_w2": 2.0, "orthogonal": True}),
 }
 SEEDS = 48
 
@@ -143,8 +143,10 @@ def test_the_mean_over_nets_is_the_mean_field_figure() -> None:
     assert abs(squares.mean() - 10 ** (2 * profile.typical_log10_gradient_norm[0])) > 4 * error
 
 
-@pytest.mark.parametrize(("inputs", "outputs"), [(60, 200), (200, 60), (100, 100)])
-@pytest.mark.parametrize("semi_orthogonal", [False, True])
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "semi_orthogonal"),
+    [(60, 120, False), (60, 120, True), (120, 60, True), (80, 80, True)],
+)
 def test_scatter_of_one_layer(inputs: int, outputs: int, semi_orthogonal: bool) -> None:
     """Relative variance of ‖δ_1‖²/‖δ_2‖² over 1000 ReLU layers, within 25 % (it is known to about 6 %).
 

@@ -99,9 +99,10 @@ def edge_of_chaos(
             the two.
 
     Returns:
-        Of several points the stable one (K ≤ 1) of smallest q, else the one of
-        smallest q; look at ``stable``. For ReLU and its relatives q is 1; where
-        the point is only reached as q → 0 (tanh with σ_b² = 0), q is 0.
+        The point; where several have it, the one of smallest q. Look at
+        ``stable``: GELU and SiLU have points that q leaves. For ReLU and its
+        relatives q is 1; where the point is only reached as q → 0 (tanh with
+        σ_b² = 0), q is 0.
 
     Raises:
         TheoryError: Not exactly one is given, or no critical point has it.
@@ -127,7 +128,7 @@ def edge_of_chaos(
             f"{phi.name} has no critical point with {name} = {wanted:g}. critical_point({phi.name!r}, q) "
             "gives the point for a wanted q; a norm or a skip connection does without one."
         )
-    return min(points, key=lambda point: (not point.stable, point.q))
+    return points[0]
 
 
 def _raw(phi: ActivationLike, q: float) -> tuple[float, float]:
@@ -151,7 +152,7 @@ def _on_line(phi: ActivationLike, q: float) -> CriticalPoint | None:
 
 
 def _solutions(distance: Callable[[float], float]) -> list[float]:
-    """Every q at which a function of q is 0, as far as a grid of 4 points per decade tells.
+    """Every q at which a function of q is 0, ascending, as far as 4 points per decade tell.
 
     A function that is 0 everywhere gives q = 1; one that falls to 0 as q → 0
     gives 0.

@@ -41,13 +41,15 @@ REACH = 12.0
 so functions growing as fast as exp(4|z|) still keep 15 digits."""
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(12)
-_PANELS = 13
-"""To begin with; odd, so that 0, where an undeclared kink is likeliest, is no panel's end.
-A kink at an end is invisible once another Gaussian has rounded it."""
+_GRID = np.linspace(-REACH, REACH + 0.7, 14)
+"""Panel ends to begin with. Off centre, so that neither end nor middle of a panel is at 0:
+there an undeclared kink is likeliest, and once rounded by another Gaussian it cannot be seen."""
 _STEEP = 4.0
 """Above this std, panels are graded towards 0, where activations have their features."""
 _STEEP_UNIT = 1.1
 """First graded panel end, in units of u: about 1, but no likely breakpoint."""
+_DENORMAL = 1e-290
+"""Values below this have lost digits; no accuracy is asked of them."""
 _MAX_LEVELS = 60
 _MAX_PANELS = 4_000
 _BLOCK = 2_048
@@ -120,12 +122,14 @@ def expect_pair(
             g, std_g, breakpoints=breakpoints_g, tolerance=tolerance
         )
     inner_std = std_g * math.sqrt((1.0 - c) * (1.0 + c))
+    rms_f = _root_mean_square(f, std_f, breakpoints_f, tolerance)
+    rms_g = _root_mean_square(g, std_g, breakpoints_g, tolerance)
 
     def inner(z: Array) -> Array:
         mean = std_g * c * z
         if inner_std == 0.0:
             return values(g, mean)
-        return _expect_each(g, mean, inner_std, breakpoints_g, tolerance)
+        return _expect_each(g, mean, inner_std, breakpoints_g, tolerance, scale=rms_g)
 
     def product(_: npt.NDArray[np.intp], z: Array) -> Array:
         return values(f, std_f * z) * inner(z.ravel()).reshape(z.shape)
@@ -139,22 +143,28 @@ def expect_pair(
             _graded(np.asarray(breakpoints_g) / (std_g * c), rounding),
         ]
     )
-    scale = math.sqrt(
-        expect(lambda x: f(x) ** 2, std_f, breakpoints=breakpoints_f, tolerance=tolerance)
-        * expect(lambda x: g(x) ** 2, std_g, breakpoints=breakpoints_g, tolerance=tolerance)
-    )
-    return float(_integrate(product, _edges(marks[np.newaxis, :]), tolerance, scale)[0])
+    return float(_integrate(product, _edges(marks[np.newaxis, :]), tolerance, rms_f * rms_g)[0])
+
+
+def _root_mean_square(f: ScalarFunction, std: float, breakpoints: Sequence[float], tolerance: float) -> float:
+    return math.sqrt(expect(lambda x: f(x) ** 2, std, breakpoints=breakpoints, tolerance=tolerance))
 
 
 def _expect_each(
-    f: ScalarFunction, mean: Array, std: float, breakpoints: Sequence[float], tolerance: float
+    f: ScalarFunction,
+    mean: Array,
+    std: float,
+    breakpoints: Sequence[float],
+    tolerance: float,
+    *,
+    scale: float = _DENORMAL,
 ) -> Array:
-    """E[f(mean + std z)] for every mean [n]."""
+    """E[f(mean + std z)] for every mean [n]; ``scale`` as in :func:`_integrate`."""
     landmarks = _landmarks(breakpoints, std)
 
     def block(mean: Array) -> Array:
         edges = _edges((landmarks - mean[:, np.newaxis]) / std)
-        return _integrate(lambda owner, z: values(f, mean[owner] + std * z), edges, tolerance)
+        return _integrate(lambda owner, z: values(f, mean[owner] + std * z), edges, tolerance, scale)
 
     blocks = np.array_split(mean, math.ceil(mean.size / _BLOCK))
     return np.concatenate([block(part) for part in blocks])
@@ -178,16 +188,15 @@ def _graded(centres: Array, unit: float, reach: float = 1.0) -> Array:
 
 def _edges(marks: Array) -> Array:
     """Sorted panel ends [n, panels + 1] in units of std, from the marks [n, m] of each integral."""
-    grid = np.linspace(-REACH, REACH, _PANELS + 1)
-    inside = np.clip(marks, -REACH, REACH)
-    return np.sort(np.concatenate([np.broadcast_to(grid, (len(marks), grid.size)), inside], axis=1), axis=1)
+    inside = np.clip(marks, _GRID[0], _GRID[-1])
+    return np.sort(np.concatenate([np.broadcast_to(_GRID, (len(marks), _GRID.size)), inside], axis=1), axis=1)
 
 
 def _integrate(
     integrand: Callable[[npt.NDArray[np.intp], Array], Array],
     edges: Array,
     tolerance: float,
-    scale: float = 0.0,
+    scale: float,
 ) -> Array:
     """∫ integrand(z) exp(−z²/2)/√(2π) dz for n integrals at once.
 
@@ -198,39 +207,33 @@ def _integrate(
         scale: What ``tolerance`` is relative to, where that exceeds ∫ |integrand|.
     """
 
-    def rule(owner: npt.NDArray[np.intp], left: Array, right: Array) -> tuple[Array, Array, Array]:
-        """Of each panel: integral, first moment about its middle (in half-widths), ∫ of |·|."""
+    def rule(owner: npt.NDArray[np.intp], left: Array, right: Array) -> tuple[Array, Array]:
+        """Of each panel ∫ and ∫ of |·|."""
         half = 0.5 * (right - left)[:, np.newaxis]
         z = 0.5 * (left + right)[:, np.newaxis] + half * _NODES
         weight = half * _WEIGHTS * np.exp(-0.5 * z * z) / math.sqrt(2.0 * math.pi)
         terms = weight * integrand(owner[:, np.newaxis], z)
-        return terms.sum(axis=1), terms @ _NODES, np.abs(terms).sum(axis=1)
+        return terms.sum(axis=1), np.abs(terms).sum(axis=1)
 
     n = len(edges)
     left, right = edges[:, :-1].ravel(), edges[:, 1:].ravel()
     owner = np.repeat(np.arange(n), edges.shape[1] - 1)
     wide = right > left
     owner, left, right = owner[wide], left[wide], right[wide]
-    whole, moment, magnitude = rule(owner, left, right)
+    whole, magnitude = rule(owner, left, right)
     allowed = tolerance * np.maximum(np.bincount(owner, magnitude, n), scale)
     total = np.zeros(n)
     for _ in range(_MAX_LEVELS):
         middle = 0.5 * (left + right)
         owner, left, right = np.tile(owner, 2), np.append(left, middle), np.append(middle, right)
-        half_whole, half_moment, _magnitude = rule(owner, left, right)
-        (whole_l, whole_r), (moment_l, moment_r) = half_whole.reshape(2, -1), half_moment.reshape(2, -1)
-        # The integral alone would be fooled by a jump in the middle; its first moment is not.
-        change = np.maximum(
-            np.abs(whole_l + whole_r - whole),
-            np.abs(0.5 * (moment_l + moment_r - whole_l + whole_r) - moment),
-        )
+        parts, _ = rule(owner, left, right)
+        change = np.abs(parts.reshape(2, -1).sum(axis=0) - whole)
         settled = np.tile(change <= allowed[owner[: change.size]], 2)
-        total += np.bincount(owner[settled], half_whole[settled], n)
+        total += np.bincount(owner[settled], parts[settled], n)
         if settled.all():
             return total
         rough = ~settled
-        owner, left, right = owner[rough], left[rough], right[rough]
-        whole, moment = half_whole[rough], half_moment[rough]
+        owner, left, right, whole = owner[rough], left[rough], right[rough], parts[rough]
         if owner.size > _MAX_PANELS + 50 * n:
             break
     raise TheoryError(
