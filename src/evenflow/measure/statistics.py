@@ -113,15 +113,14 @@ def _dense_stats(flat: Tensor, repeats: int) -> Stats:
     for piece in flat.split(_CHUNK) if flat.numel() > _CHUNK else (flat,):
         if piece.numel() == 0:
             continue
-        size = _BUFFERS.get("size", piece, layout.real).copy_(piece).abs_()
+        size = _size(piece, layout)
         piece_largest = float(size.max())
         counts = _exponent_fields(size, layout)
         fields += counts
         if counts[0]:
-            piece_zeros = piece.numel() - int(torch.count_nonzero(piece))
-            zeros += piece_zeros
-            if counts[0] > piece_zeros:
-                subnormal += _subnormal(piece, layout)
+            small = _subnormal(_size(piece, layout), layout)
+            subnormal += small
+            zeros += int(counts[0] - small.sum())
         if counts[-1]:
             piece = torch.where(torch.isfinite(piece), piece, 0)  # noqa: PLW2901
             piece_largest = float(piece.abs().max())
@@ -142,6 +141,12 @@ def _dense_stats(flat: Tensor, repeats: int) -> Stats:
     )
 
 
+def _size(piece: Tensor, layout: _Format) -> Tensor:
+    """Absolute values of ``piece`` [n], in a buffer."""
+    size = _BUFFERS.get("size", piece, layout.real)
+    return torch.abs(piece, out=size) if piece.dtype is layout.real else size.copy_(piece).abs_()
+
+
 def _exponent_fields(size: Tensor, layout: _Format) -> npt.NDArray[np.int64]:
     """How many entries of ``size`` [n] have each value of the exponent field [bins]; uses ``size`` up."""
     fields = size.view(layout.integer).bitwise_right_shift_(layout.fraction_bits)
@@ -149,9 +154,12 @@ def _exponent_fields(size: Tensor, layout: _Format) -> npt.NDArray[np.int64]:
     return counts
 
 
-def _subnormal(piece: Tensor, layout: _Format) -> npt.NDArray[np.int64]:
-    """Count the subnormal entries of ``piece`` [n] by exponent [subnormal_bins]."""
-    found = piece[(piece != 0) & (piece.abs() < 2.0 ** (1 - layout.bias))]
+def _subnormal(size: Tensor, layout: _Format) -> npt.NDArray[np.int64]:
+    """Count the subnormal entries of ``size`` [n] by exponent [subnormal_bins]."""
+    is_subnormal = (size > 0).logical_and_(size < 2.0 ** (1 - layout.bias))
+    if not is_subnormal.any():
+        return np.zeros(layout.subnormal_bins, dtype=np.int64)
+    found = size[is_subnormal]
     if layout is _FLOAT64:
         return np.array([found.numel()], dtype=np.int64)
     exponents = torch.frexp(found.double()).exponent - 1
