@@ -26,7 +26,15 @@ from typing import Any, Self
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
-_LAUNCH = "import os, sys; r, w = int(sys.argv[1]), int(sys.argv[2]); os.dup2(r, 3); os.dup2(w, 4); os.execvp(sys.argv[3], sys.argv[3:])"
+_LAUNCH = """
+import fcntl, os, sys
+reading, writing, *command = sys.argv[1:]
+aside = [fcntl.fcntl(int(pipe), fcntl.F_DUPFD, 10) for pipe in (reading, writing)]
+os.dup2(aside[0], 3)
+os.dup2(aside[1], 4)
+os.execvp(command[0], command)
+"""
+"""Puts the pipe where the browser looks for it; descriptors 3 and 4 may be taken here."""
 
 
 def find() -> str | None:
@@ -51,7 +59,6 @@ class Browser:
             "--remote-debugging-pipe",
             f"--user-data-dir={self._profile.name}",
         ]
-        # Descriptors 3 and 4 may be taken in between, so a small program puts the pipe there.
         os.set_inheritable(to_browser, True)
         os.set_inheritable(from_browser, True)
         self._process = subprocess.Popen(
@@ -97,7 +104,19 @@ class Browser:
                 return reply["result"]
             self.events.append(reply)
 
-    def _read(self, seconds: float = 30.0) -> dict[str, Any]:
+    def wait(self, method: str, session: str) -> None:
+        """Wait for an event of a page, unless it is among those already kept."""
+        while not any(e.get("method") == method and e.get("sessionId") == session for e in self.events):
+            self.events.append(self._read())
+
+    def close_pages(self) -> None:
+        """Close all pages and forget their events."""
+        for target in self.send("Target.getTargets")["targetInfos"]:
+            if target["type"] == "page":
+                self.send("Target.closeTarget", targetId=target["targetId"])
+        self.events.clear()
+
+    def _read(self, seconds: float = 120.0) -> dict[str, Any]:
         deadline = time.monotonic() + seconds
         while b"\0" not in self._buffer:
             if not self._selector.select(max(deadline - time.monotonic(), 0.0)):
@@ -125,7 +144,6 @@ class Page:
         self._browser = browser
         target = browser.send("Target.createTarget", url="about:blank")["targetId"]
         self._session = browser.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        browser.events.clear()
         for domain in ("Page", "Runtime", "Log", "Network"):
             self._send(f"{domain}.enable")
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
@@ -135,12 +153,11 @@ class Page:
         )
         self._send("Emulation.setScriptExecutionDisabled", value=not javascript)
         self._send("Page.navigate", url=path.as_uri())
-        deadline = time.monotonic() + 30.0
-        while self.value("document.readyState") != "complete" or (
-            javascript and self.value("document.documentElement.dataset.pictures ?? ''") == ""
-        ):
+        browser.wait("Page.loadEventFired", self._session)
+        deadline = time.monotonic() + 120.0
+        while javascript and not self.value("document.documentElement.dataset.pictures"):
             if time.monotonic() > deadline:
-                raise TimeoutError(f"The page was not drawn within 30 s: {self.problems}")
+                raise TimeoutError(f"The page was not drawn within 2 min: {self.problems}")
             time.sleep(0.02)
 
     def value(self, expression: str) -> Any:

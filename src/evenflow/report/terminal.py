@@ -62,6 +62,8 @@ def _header(content: ReportContent, paper: Paper) -> Iterator[RenderableType]:
     yield ""
     yield Text(f"{_sign(worst, paper)} {paper.text(headline(content.diagnosis))}", COLOUR[worst])
     table = Table.grid(padding=(0, 2))
+    table.add_column(overflow="fold")
+    table.add_column(overflow="fold")
     for fact in facts(content):
         value = Text(paper.text(fact.value), "bold")
         value.append(paper.text(f"   {fact.note}" if fact.note else ""), "not bold dim")
@@ -108,7 +110,7 @@ def _finding(finding: Finding, paper: Paper) -> Iterator[RenderableType]:
     yield Padding(Text(paper.text(finding.message)), (0, 0, 0, 2))
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True, width=8)
-    table.add_column()
+    table.add_column(overflow="fold")
     for evidence in finding.evidence:
         table.add_row(Text("evidence", "dim"), paper.text(evidence.text))
     for cause in finding.causes:

@@ -17,7 +17,6 @@ from evenflow.flow import Flow, Role, Row, Stats, Status
 from evenflow.flow.budget import block_of
 from evenflow.report.figures.waterfall import kinds_by_path
 
-
 _ACTIVATIONS = (Role.ACTIVATION, Role.ACTIVATION_GRADIENT)
 
 
