@@ -30,6 +30,17 @@ DEPTH_AT_LEAST = Threshold(
     "a judgement: a skip helps whatever the layers do, so depth stays a suspect to be tested",
 )
 
+DEEP = Threshold(
+    5.0,
+    "layers from which a stack counts as deep",
+    "the window over which TheDeepChecker judges decay and growth",
+)
+NEGLIGIBLE = 0.01
+"""Share of the excess below which an account is rounding and not a cause."""
+
+_MILD_BY_NATURE = frozenset({CauseName.NORMALIZATION_EXPLOSION})
+"""Causes whose factor per layer is small and known; they are not blamed on depth."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Account:
@@ -46,14 +57,15 @@ def causes_of(way: Way, blame: Mapping[Kind, CauseName], sign: int) -> tuple[Cau
         blame: From the kind of a step to the cause that it stands for; others are unknown.
         sign: −1 for a loss, +1 for a growth.
     """
-    accounts = [a for a in _accounts(way, blame, sign) if a.decades > 0.0]
+    accounts = [a for a in _accounts(way, blame, sign) if a.decades > NEGLIGIBLE * abs(way.excess)]
     total = sum(account.decades for account in accounts)
     if not total:
         return ()
     depth = 0.0
-    if not way.has_skips:
+    if way.layers >= DEEP.value and not way.has_skips:
         per_layer = abs(way.excess) / max(way.layers, 1)
-        depth = max(DEPTH_AT_LEAST.value, 1.0 - per_layer / HALVES.value)
+        mild = sum(a.decades for a in accounts if a.cause not in _MILD_BY_NATURE) / total
+        depth = max(DEPTH_AT_LEAST.value, mild * (1.0 - per_layer / HALVES.value))
     causes = [
         Cause(account.cause, (1.0 - depth) * account.decades / total, _evidence(account, way, sign))
         for account in accounts
@@ -115,7 +127,7 @@ def _evidence(account: _Account, way: Way, sign: int) -> str:
 
 
 def shares(amounts: Mapping[CauseName, float], texts: Mapping[CauseName, str]) -> tuple[Cause, ...]:
-    """Causes with confidences in proportion to their positive amounts, best first; empty if there are none."""
+    """Causes with confidences in proportion to their positive amounts, best first; none if there are none."""
     positive = {name: amount for name, amount in amounts.items() if amount > 0.0}
     total = sum(positive.values())
     causes = [Cause(name, amount / total, texts[name]) for name, amount in positive.items()]

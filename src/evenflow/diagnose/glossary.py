@@ -39,7 +39,8 @@ SYMPTOMS: dict[Symptom, tuple[str, tuple[str, ...]]] = {
         ("explode", "exploding", "large gradients", "gradient too large"),
     ),
     Symptom.DEAD_UNITS: (
-        "Rectifier units that are zero for every sample: they pass no gradient and cannot learn their way back.",
+        "Rectifier units that are zero for every sample: they pass no gradient and cannot learn their "
+        "way back.",
         ("dead relu", "dying relu", "dead", "dead neurons", "dead units", "dying", "zero activations"),
     ),
     Symptom.SATURATION: (
@@ -75,7 +76,8 @@ CAUSES: dict[CauseName, Entry] = {
         ("sigmoid", "tanh", "squashing"),
     ),
     CauseName.INIT_TOO_SMALL: Entry(
-        "The weights are smaller than the activation function needs, so every layer shrinks the signal and the "
+        "The weights are smaller than the activation function needs, so every layer shrinks the signal "
+        "and the "
         "gradient. nn.Linear and nn.Conv draw from U(±1/√fan_in), a gain of √(1/3) whatever the activation: "
         "with ReLU each layer then keeps 1/√6 of the gradient.",
         (
@@ -86,7 +88,8 @@ CAUSES: dict[CauseName, Entry] = {
         ("small init", "small weights", "initialisation", "initialization", "init"),
     ),
     CauseName.INIT_TOO_LARGE: Entry(
-        "The weights are larger than the activation function needs: linear and rectifier layers amplify signal and "
+        "The weights are larger than the activation function needs: linear and rectifier layers "
+        "amplify signal and "
         "gradient, bounded activations saturate. A standard deviation of 1 is a gain of √fan_in.",
         (
             "Initialise the weights for the activation: He (kaiming_normal_) for rectifiers, "
@@ -97,16 +100,20 @@ CAUSES: dict[CauseName, Entry] = {
         ("large init", "large weights"),
     ),
     CauseName.ZERO_INIT_SYMMETRY: Entry(
-        "Weights that start at exactly zero pass no gradient to what lies below. One such layer opens with the first "
-        "step, and many recipes begin so on purpose (Fixup, ReZero, zero-initialised heads). Two in a row never "
+        "Weights that start at exactly zero pass no gradient to what lies below. One such layer opens "
+        "with the first "
+        "step, and many recipes begin so on purpose (Fixup, ReZero, zero-initialised heads). Two in a "
+        "row never "
         "open, or leave all units of a layer equal for ever.",
         (
-            "Initialise the weights at random; zeros are for biases and for the last layer of a residual branch.",
+            "Initialise the weights at random; zeros are for biases and for the last layer of a "
+            "residual branch.",
         ),
         ("zero init", "symmetry", "all zeros", "zero initialization"),
     ),
     CauseName.DEPTH_WITHOUT_SKIP: Entry(
-        "Every layer multiplies the gradient by some factor, and a plain stack has no other way around: a mild "
+        "Every layer multiplies the gradient by some factor, and a plain stack has no other way "
+        "around: a mild "
         "factor to the power of the depth is not mild. A skip connection makes the factor 1 + f.",
         (
             "Add skip connections: x + f(x) around every one or two layers.",
@@ -115,12 +122,14 @@ CAUSES: dict[CauseName, Entry] = {
         ("depth", "too deep", "skip connection", "residual"),
     ),
     CauseName.MISSING_NORMALIZATION: Entry(
-        "Nothing keeps the scale of activations in place, so errors of initialisation and of training add up.",
+        "Nothing keeps the scale of activations in place, so errors of initialisation and of training "
+        "add up.",
         ("Put BatchNorm, LayerNorm or RMSNorm before each activation.",),
         ("normalization", "normalisation", "batchnorm", "layernorm"),
     ),
     CauseName.NORMALIZATION_EXPLOSION: Entry(
-        "In a plain stack BatchNorm itself amplifies gradients: with ReLU by √(π/(π−1)) = 1.21 per layer, whatever the "
+        "In a plain stack BatchNorm itself amplifies gradients: with ReLU by √(π/(π−1)) = 1.21 per "
+        "layer, whatever the "
         "weights, because it divides by a standard deviation that the rectifier has reduced.",
         (
             "Add skip connections around the normalised layers.",
@@ -129,7 +138,8 @@ CAUSES: dict[CauseName, Entry] = {
         ("batchnorm explosion",),
     ),
     CauseName.DEAD_RELU: Entry(
-        "Rectifiers whose input is negative for every sample. They pass no gradient, so nothing brings them back. "
+        "Rectifiers whose input is negative for every sample. They pass no gradient, so nothing brings "
+        "them back. "
         "Large negative biases, a learning rate that is too high and unscaled inputs drive them there.",
         (
             "Use LeakyReLU, ELU or GELU, which pass some gradient below zero.",
@@ -139,8 +149,10 @@ CAUSES: dict[CauseName, Entry] = {
         ("negative bias",),
     ),
     CauseName.LONG_RECURRENCE: Entry(
-        "Through time the same weights are applied again and again, so the gradient goes as the step's gain to the "
-        "power of the number of steps. A default LSTM loses about .22 decades per step, a default tanh RNN .25.",
+        "Through time the same weights are applied again and again, so the gradient goes as the step's "
+        "gain to the "
+        "power of the number of steps. A default LSTM loses about .22 decades per step, a default tanh "
+        "RNN .25.",
         (
             "Replace a plain RNN by an LSTM or GRU; start the LSTM's forget-gate biases at 1 or, for known "
             "long-range memory, by chrono initialisation.",
@@ -153,7 +165,8 @@ CAUSES: dict[CauseName, Entry] = {
         "A recurrence whose step amplifies: over many steps the gradient explodes.",
         (
             "Clip the gradient by its norm.",
-            "Initialise the recurrent weights orthogonally, or scale them so that their spectral radius is at most 1.",
+            "Initialise the recurrent weights orthogonally, or scale them so that their spectral "
+            "radius is at most 1.",
         ),
         ("recurrent gain", "spectral radius"),
     ),
@@ -193,12 +206,14 @@ CAUSES: dict[CauseName, Entry] = {
         ("wrong loss", "double softmax", "softmax"),
     ),
     CauseName.UNSCALED_INPUT: Entry(
-        "The inputs are far from unit size (pixels from 0 to 255, raw dollars), which no initialisation expects.",
+        "The inputs are far from unit size (pixels from 0 to 255, raw dollars), which no "
+        "initialisation expects.",
         ("Standardise the inputs to mean 0 and standard deviation 1.",),
         ("input scale", "unnormalized input", "unnormalised input", "scaling"),
     ),
     CauseName.UNSCALED_TARGET: Entry(
-        "The targets are far from unit size, so the loss and its gradient are huge or the output cannot reach them.",
+        "The targets are far from unit size, so the loss and its gradient are huge or the output "
+        "cannot reach them.",
         ("Standardise the targets, and undo it when predicting.",),
         ("target scale",),
     ),
@@ -215,7 +230,8 @@ CAUSES: dict[CauseName, Entry] = {
     CauseName.FROZEN_OR_DETACHED: Entry(
         "No gradient comes to parameters that should learn.",
         (
-            "Remove .detach(), .data, .item(), NumPy round trips and torch.no_grad() between the parameter and the loss.",
+            "Remove .detach(), .data, .item(), NumPy round trips and torch.no_grad() between the "
+            "parameter and the loss.",
         ),
         ("frozen", "detached", "detach", "requires_grad", "no grad", "unused parameters"),
     ),
@@ -251,7 +267,7 @@ CAUSES: dict[CauseName, Entry] = {
 }
 
 RELEVANT = 0.15
-"""Causes that explain less of a symptom than this share contribute no remedies (a judgement: about one part in seven)."""
+"""Causes that explain less of a symptom than this share give no remedies (a judgement: one part in seven)."""
 
 
 def remedies(causes: Iterable[Cause]) -> tuple[str, ...]:

@@ -94,11 +94,11 @@ PASSES_SCALE = (
     | AVERAGES
     | {
         "abs", "add", "addcmul", "adaptive_max_pool2d", "bmm", "cat", "clamp", "constant_pad_nd", "div",
-        "expand", "gather", "im2col", "index", "index_select", "masked_fill", "max", "max_pool2d_with_indices",
-        "max_pool3d_with_indices", "mul", "native_dropout", "neg", "pixel_shuffle", "pow", "roll", "select",
-        "slice", "split", "split_with_sizes", "sqrt", "stack", "sub", "sum", "unbind", "unfold",
-        "unsafe_split", "upsample_bilinear2d", "upsample_nearest1d", "upsample_nearest2d",
-        "upsample_nearest3d", "upsample_trilinear3d", "where",
+        "expand", "gather", "im2col", "index", "index_select", "masked_fill", "max",
+        "max_pool2d_with_indices", "max_pool3d_with_indices", "mul", "native_dropout", "neg",
+        "pixel_shuffle", "pow", "roll", "select", "slice", "split", "split_with_sizes", "sqrt", "stack",
+        "sub", "sum", "unbind", "unfold", "unsafe_split", "upsample_bilinear2d", "upsample_nearest1d",
+        "upsample_nearest2d", "upsample_nearest3d", "upsample_trilinear3d", "where",
     }
 )  # fmt: skip
 """Ops after which a change of the input's scale is still nothing but a change of scale."""

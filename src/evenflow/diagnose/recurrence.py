@@ -8,11 +8,11 @@ that uses its weights again and again along one way.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from evenflow.diagnose.way import OpGraph, Way
-from evenflow.flow import Flow, Stats
+from evenflow.diagnose.way import OpGraph
+from evenflow.flow import Flow, Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,32 +62,31 @@ class TimeProfile:
         return max(with_gradient) - with_gradient[-1] if with_gradient else 0.0
 
 
-def profiles(flow: Flow, graph: OpGraph, ways: tuple[Way, ...]) -> Iterator[TimeProfile]:
+def profiles(flow: Flow, graph: OpGraph) -> Iterator[TimeProfile]:
     """All recurrences of a Flow that run for at least two steps.
 
     Args:
         flow: The Flow.
         graph: Its ops.
-        ways: Their ways.
     """
     source = {row.site.path: row.source for row in reversed(flow.rows) if row.source}
     for label, by_time in flow.time_profile().items():
         place, _, state = label.rpartition(":")
         place = place.partition("#")[0]
-        norms = _in_order(by_time, reverse=state.endswith("_reverse"))
-        if len(norms) > 1:
+        order = sorted(by_time, reverse=state.endswith("_reverse"))
+        if len(order) > 1:
+            norms = tuple(by_time[t].log10_norm for t in order)
             yield TimeProfile(place, state, norms, source.get(place))
-    replayed = {row.site.path for row in flow.select("activation_gradient", time_steps=True)}
-    for path in sorted({path for way in ways for path in way.repeated} - replayed):
-        longest = max((_loop(graph, way, path) for way in ways), key=len)
-        if len(longest) > 1:
-            yield TimeProfile(path, "loop", longest, source.get(path))
+    for path, rows in graph.loops.items():
+        yield TimeProfile(path, "loop", _by_turn(rows, len(graph.weights_at(rows[0]))), source.get(path))
 
 
-def _in_order(by_time: dict[int, Stats], *, reverse: bool) -> tuple[float, ...]:
-    return tuple(by_time[t].log10_norm for t in sorted(by_time, reverse=reverse))
-
-
-def _loop(graph: OpGraph, way: Way, path: str) -> tuple[float, ...]:
-    rows = (row for row in graph.on(way) if row.site.path == path and graph.is_layer(row))
-    return tuple(row.stats.log10_norm if row.stats is not None else -math.inf for row in rows)
+def _by_turn(rows: Sequence[Row], weights: int) -> tuple[float, ...]:
+    """The largest gradient of each turn: a call of the module, or as many uses as it has weights."""
+    turns: dict[int, float] = {}
+    called = rows[0].site.call != rows[-1].site.call
+    for i, row in enumerate(rows):
+        turn = row.site.call if called else i // weights
+        norm = row.stats.log10_norm if row.stats is not None else -math.inf
+        turns[turn] = max(turns.get(turn, -math.inf), norm)
+    return tuple(turns.values())

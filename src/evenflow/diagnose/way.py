@@ -31,8 +31,7 @@ References:
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -70,6 +69,7 @@ class Step:
         function: Name of its activation function, if it is one.
         log10_gain: Backward gain, with the corrections of this module.
         excess: What of it goes beyond the kind; all excesses add up to the way's.
+        recurrent: Whether it lies inside a recurrence, which is judged along time.
     """
 
     rows: tuple[Row, ...]
@@ -77,6 +77,7 @@ class Step:
     function: str
     log10_gain: float
     excess: float
+    recurrent: bool
 
     @property
     def output(self) -> Row:
@@ -93,9 +94,7 @@ class Way:
         last: Gradient at the last layer's output.
         steps: What lies between, in forward order.
         log10_ratio: log10 ‖δ_first‖/‖δ_last‖ as it stands.
-        excess: The same with the corrections of this module.
-        repeated: Paths of the modules that run their weights over and over (a
-            recurrence); their steps are not counted in ``excess``.
+        excess: The same with the corrections of this module, recurrences left out.
     """
 
     first: Row
@@ -103,12 +102,11 @@ class Way:
     steps: tuple[Step, ...]
     log10_ratio: float
     excess: float
-    repeated: frozenset[str]
 
     @property
     def judged(self) -> tuple[Step, ...]:
         """The steps outside of recurrences."""
-        return tuple(step for step in self.steps if step.output.site.path not in self.repeated)
+        return tuple(step for step in self.steps if not step.recurrent)
 
     @property
     def layers(self) -> int:
@@ -162,9 +160,16 @@ class OpGraph:
                     self.consumers[source].append(order)
         self._dominator = immediate_dominators(self.inputs)
         self._weights = _weights(flow)
-        self._replayed = frozenset(
-            row.site.path for row in flow.select(Role.ACTIVATION_GRADIENT, time_steps=True)
-        )
+        self._replayed = {row.site.path for row in flow.select(Role.ACTIVATION_GRADIENT, time_steps=True)}
+
+    def refuse_non_finite(self) -> None:
+        """Stop a rule that compares norms where these are not the whole truth.
+
+        Raises:
+            CannotJudgeError: Some gradient is NaN or infinite.
+        """
+        if any(row.stats is not None and row.stats.nonfinite_count for row in self.gradients.values()):
+            raise CannotJudgeError("some gradients are NaN or infinite (see EF701)")
 
     def is_layer(self, row: Row) -> bool:
         """Whether the op maps by a weight of its module, or could."""
@@ -205,6 +210,17 @@ class OpGraph:
                 for consumer in self.consumers[order]
             )
         return feeds
+
+    def input_rms(self, layer: Row) -> float | None:
+        """RMS of what a layer reads, from its output and its weights; None if it has not just one weight.
+
+        For weights drawn around zero, rms(Wx) = √fan_in · rms(W) · rms(x).
+        """
+        output, weights = self.activations.get(layer.order), self.weights_at(layer)
+        if output is None or output.stats is None or len(weights) != 1 or weights[0].stats is None:
+            return None
+        gain = math.sqrt(math.prod(weights[0].shape[1:])) * weights[0].stats.rms
+        return output.stats.rms / gain if gain else None
 
     def routes(self) -> Iterator[tuple[int, ...]]:
         """For each entry the ops that it cannot avoid, in forward order."""
@@ -282,24 +298,45 @@ class OpGraph:
     def _way(self, ends: tuple[int, int], route: tuple[int, ...], *, with_steps: bool) -> Way:
         first, last = ends
         part = [order for order in route if first <= order <= last]
-        repeated = self._repeated(part)
         head, foot = _log10_norm(self.gradients[last]), _log10_norm(self.gradients[first])
         ratio = 0.0 if head == foot else foot - head
         steps = tuple(self._steps(part)) if with_steps else ()
-        excess = math.fsum(
-            self._gain(a, b) for a, b in pairwise(part) if self.gradients[b].site.path not in repeated
-        )
-        return Way(self.gradients[first], self.gradients[last], steps, ratio, excess, repeated)
+        excess = math.fsum(self._gain(a, b) for a, b in pairwise(part) if not self._in_recurrence(a, b))
+        return Way(self.gradients[first], self.gradients[last], steps, ratio, excess)
 
-    def _repeated(self, part: Iterable[int]) -> frozenset[str]:
-        """Modules on the way that use each of their weights many times."""
-        rows = [self.gradients[order] for order in part]
-        uses = Counter(row.site.path for row in rows if self.is_layer(row))
-        return self._replayed | {
-            path
-            for path, count in uses.items()
-            if path in self._weights and count >= REPEATS * len(self._weights[path])
+    @cached_property
+    def loops(self) -> dict[str, tuple[Row, ...]]:
+        """Modules that use their weights again and again, each time on the outcome of the last."""
+        uses: dict[str, list[Row]] = {}
+        for row in self.gradients.values():
+            if row.site.path in self._weights and row.site.path not in self._replayed and self.is_layer(row):
+                uses.setdefault(row.site.path, []).append(row)
+        return {
+            path: tuple(rows)
+            for path, rows in uses.items()
+            if len(rows) >= REPEATS * len(self._weights[path]) and self._is_series(path, rows)
         }
+
+    def _is_series(self, path: str, uses: Sequence[Row]) -> bool:
+        """Whether a use in the last turn of a loop depends on one in the first."""
+        turn = len(self._weights[path])
+        return any(
+            between(self.inputs, first.order, last.order) for first in uses[:turn] for last in uses[-turn:]
+        )
+
+    @cached_property
+    def _recurrences(self) -> tuple[tuple[int, int], ...]:
+        """First and last op of every recurrence."""
+        spans = [(rows[0].order, rows[-1].order) for rows in self.loops.values()]
+        for path in self._replayed:
+            orders = [order for order, row in self.gradients.items() if row.site.path == path]
+            if orders:
+                spans.append((min(orders), max(orders)))
+        return tuple(spans)
+
+    def _in_recurrence(self, a: int, b: int) -> bool:
+        """Whether the link from op ``a`` to op ``b`` is a part of a recurrence."""
+        return any(low <= b <= high or low <= a < high for low, high in self._recurrences)
 
     def _gain(self, a: int, b: int) -> float:
         """log10 gain backwards from op ``b`` to op ``a``, with the corrections of this module."""
@@ -339,7 +376,7 @@ class OpGraph:
                 excess, pending = excess - pending, 0.0
             elif kind in (Kind.NORM, Kind.BLOCK):
                 pending = 0.0
-            yield Step(rows, kind, function, gain, excess)
+            yield Step(rows, kind, function, gain, excess, self._in_recurrence(a, b))
 
     def _kind(self, rows: tuple[Row, ...]) -> tuple[Kind, str]:
         names = [row.site.op for row in rows]
@@ -367,8 +404,8 @@ _AFFINE = frozenset({"add", "sub", "rsub", "mul", "div", "neg", "expand"})
 """What may lie between an activation and the product that it gates."""
 
 REPEATS = 4
-"""Uses of each weight on one way from which a module counts as a recurrence (a judgement:
-more than the two or three towers or crops that share a module, fewer than any useful sequence)."""
+"""Uses of each weight, one after another, from which a module counts as a recurrence (a judgement:
+fewer than any useful sequence has steps)."""
 
 
 def _weights(flow: Flow) -> dict[str, tuple[Row, ...]]:

@@ -52,7 +52,7 @@ def findings(code: str, flow: Flow, graph: OpGraph, ways: Iterable[Way]) -> Iter
         steps = graph.in_steps(way).steps
         end = min(i for i, step in enumerate(steps) if _norm(step.output) > -math.inf)
         step, below = steps[end], steps[:end]
-        if step.output.order in seen:
+        if step.output.order in seen or step.recurrent:  # EF101 judges recurrences along time
             continue
         seen.add(step.output.order)
         reason = judge.reason(step, below, way.first)
@@ -62,7 +62,8 @@ def findings(code: str, flow: Flow, graph: OpGraph, ways: Iterable[Way]) -> Iter
             symptom=Symptom.VANISHING_GRADIENT,
             severity=reason.severity,
             site=site(step.output),
-            message=f"The gradient ends at {place(step.output)}: below it is exactly zero, down to {place(way.first)}.",
+            message=f"The gradient ends at {place(step.output)}: below it is exactly zero, down to "
+            f"{place(way.first)}.",
             source=step.output.source,
             causes=(cause,),
             evidence=(Evidence(reason.text, 0.0, 0.0),),
@@ -88,7 +89,7 @@ class _Judge:
         zeros = self._zero_names(step.rows)
         more = self._zero_names([row for other in below for row in other.rows] + [first])
         dead = next((row for row in step.rows if self._all_zero_rectifier(row)), None)
-        flat = next((row for row in step.rows if row.site.op in WITHOUT_SLOPE), None)
+        constant = next((row for row in step.rows if row.site.op in WITHOUT_SLOPE), None)
         if zeros and not more:
             return _Reason(
                 Severity.NOTE,
@@ -107,17 +108,25 @@ class _Judge:
             return _Reason(
                 Severity.ERROR,
                 CauseName.ZERO_INIT_SYMMETRY,
-                f"{listing(more)} is all zeros, so {place(dead)} is zero too, and a rectifier has no slope there.",
+                f"{listing(more)} is all zeros, so {place(dead)} is zero too, and a rectifier has no "
+                "slope there.",
             )
         if dead is not None:
             return _Reason(
                 Severity.ERROR, CauseName.DEAD_RELU, f"{place(dead)} is zero for every unit and every sample."
             )
-        if flat is not None:
+        if constant is not None:
             return _Reason(
                 Severity.WARNING,
                 CauseName.FROZEN_OR_DETACHED,
-                f"{flat.site.op} has slope zero everywhere: it cuts the gradient off like a detach.",
+                f"{constant.site.op} has slope zero everywhere: it cuts the gradient off like a detach.",
+            )
+        flat = self._saturated(step.rows)
+        if flat is not None:
+            return _Reason(
+                Severity.WARNING,
+                CauseName.SATURATING_ACTIVATION,
+                f"{place(flat)} is saturated so far that its slope is rounded to zero.",
             )
         if _underflows(step.output):
             return _Reason(
@@ -142,6 +151,18 @@ class _Judge:
                     if gate is not None and _is_zero(gate):
                         found[place(gate)] = None
         return list(found)
+
+    def _saturated(self, rows: Iterable[Row]) -> Row | None:
+        """A bounded activation among these that is wholly saturated."""
+        for row in rows:
+            activation = self._graph.activations.get(row.order)
+            if (
+                row.site.op in ops.SQUASHING_SLOPE
+                and activation is not None
+                and activation.saturated_fraction == 1.0
+            ):
+                return row
+        return None
 
     def _all_zero_rectifier(self, row: Row) -> bool:
         activation = self._graph.activations.get(row.order)

@@ -17,13 +17,19 @@ from evenflow.flow import LOSS_PATH, Flow, Role, Row
 HALF = Threshold(
     0.5,
     "largest share of units without output that weights without a bias towards either sign can show",
-    "symmetry: P(z < 0 for the whole batch) ≤ P(z < 0) = 1/2, reached when all samples look alike, as they do "
+    "symmetry: P(z < 0 for the whole batch) ≤ P(z < 0) = 1/2, reached when all samples look alike, as "
+    "they do "
     "deep in a plain net; SageMaker Debugger's DeadRelu alarms at the same share",
 )
 CHANCE = Threshold(
     3.0,
     "standard deviations above that share, for the layer's number of units",
     "binomial spread √(p(1−p)/units); three of them leave .1 % to chance",
+)
+ALIVE = Threshold(
+    1.0,
+    "active units per sample below which silence is not taken for sparsity",
+    "a judgement: with less than one, the typical sample passes nothing on",
 )
 
 
@@ -45,7 +51,7 @@ class DeadUnits(Rule):
     symptom = Symptom.DEAD_UNITS
     summary = "Rectifier units are zero for every sample, pass no gradient and cannot recover."
     causes = (CauseName.DEAD_RELU, CauseName.ZERO_INIT_SYMMETRY)
-    thresholds = (HALF, CHANCE)
+    thresholds = (HALF, CHANCE, ALIVE)
     page = Page(
         what="""\
 A large part of a layer's ReLU units is zero whatever the input. These units pass no
@@ -103,10 +109,8 @@ def _judge(graph: OpGraph, row: Row) -> _Layer | None:
         return None
     units = _units(graph, row)
     zeros = stats.zero_fraction if stats.zero_fraction is not None else HALF.value
-    if zeros == 1.0:  # not one entry of the whole layer: chance 2^−units at most, whatever the batch
-        limit = 1.0 - 0.5**units if units > 1 else 1.0
-        return _Layer(row, row.dead_fraction, limit)
-    expected = max(HALF.value, zeros ** (stats.count / units))
+    sparse = zeros ** (stats.count / units) if units * (1.0 - zeros) >= ALIVE.value else 0.0
+    expected = max(HALF.value, sparse)
     limit = expected + CHANCE.value * math.sqrt(expected * (1.0 - expected) / units)
     return _Layer(row, row.dead_fraction, limit)
 
@@ -124,7 +128,8 @@ def _finding(graph: OpGraph, found: list[_Layer], judged: int) -> Finding:
     causes = _causes(graph, worst)
     evidence = [
         Evidence(
-            f"{percent(worst.dead)} of the {_units(graph, row)} units of {place(row)} are zero for the whole batch; "
+            f"{percent(worst.dead)} of the {_units(graph, row)} units of {place(row)} are zero for the "
+            "whole batch; "
             f"a layer without dead units shows at most {percent(worst.limit)}.",
             worst.dead,
             worst.limit,
@@ -154,7 +159,10 @@ def _causes(graph: OpGraph, layer: _Layer) -> tuple[Cause, ...]:
     )
     if before is not None and before.stats is not None and before.stats.mean_square == 0.0:
         return (Cause(CauseName.ZERO_INIT_SYMMETRY, 1.0, f"{place(before)} gives nothing but zeros."),)
-    text = f"{percent(layer.dead)} of the units are silent where symmetric weights leave {percent(HALF.value)} at most."
+    text = (
+        f"{percent(layer.dead)} of the units are silent where symmetric weights leave {percent(HALF.value)} "
+        "at most."
+    )
     if before is not None and before.stats is not None:
         text += (
             f" Their input has mean {before.stats.mean:.2g} and standard deviation {before.stats.std:.2g}."

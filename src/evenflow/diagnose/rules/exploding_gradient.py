@@ -6,12 +6,12 @@ import math
 from collections.abc import Iterator
 from typing import final
 
-from evenflow.diagnose.attribution import DEPTH_AT_LEAST, HALVES, causes_of
+from evenflow.diagnose.attribution import DEEP, DEPTH_AT_LEAST, HALVES, causes_of
 from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Severity, Symptom
 from evenflow.diagnose.glossary import remedies
 from evenflow.diagnose.recurrence import TimeProfile, profiles
 from evenflow.diagnose.rule import Page, Rule, Threshold
-from evenflow.diagnose.text import factor, module_name, place, site
+from evenflow.diagnose.text import count, factor, module_name, place, site
 from evenflow.diagnose.way import Kind, OpGraph, Way
 from evenflow.flow import Flow
 
@@ -19,7 +19,8 @@ GROWN = Threshold(
     3.0,
     "decades gained between the last layer and the first",
     "the mirror image of EF101's; above torchmortem's and AutoTrainer's ratios (100 and 70), "
-    "which healthy deep tanh nets (gain 5/3, 50 layers: 1.9 decades) and 20-layer BatchNorm nets (1.6) come near",
+    "which healthy deep tanh nets (gain 5/3, 50 layers: 1.9 decades) and 20-layer BatchNorm nets (1.6) "
+    "come near",
 )
 CHANCE = Threshold(
     2.0,
@@ -55,7 +56,7 @@ class ExplodingGradient(Rule):
         CauseName.DEPTH_WITHOUT_SKIP,
         CauseName.UNKNOWN,
     )
-    thresholds = (GROWN, CHANCE, HALVES, DEPTH_AT_LEAST, SQUARE_OVERFLOWS)
+    thresholds = (GROWN, CHANCE, HALVES, DEPTH_AT_LEAST, DEEP, SQUARE_OVERFLOWS)
     page = Page(
         what="""\
 The first layers receive a gradient that is thousands of times larger than the last
@@ -92,13 +93,15 @@ recurrent weights orthogonally.""",
             "Schoenholz, Gilmer, Ganguli, Sohl-Dickstein, Deep information propagation, ICLR 2017.",
             "Yang, Pennington, Rao, Sohl-Dickstein, Schoenholz, A mean field theory of batch normalization, "
             "ICLR 2019.",
-            "Hanin, Which neural net architectures give rise to exploding and vanishing gradients?, NeurIPS 2018.",
+            "Hanin, Which neural net architectures give rise to exploding and vanishing gradients?, "
+            "NeurIPS 2018.",
         ),
     )
 
     def check(self, flow: Flow) -> Iterator[Finding]:
         """See :class:`~evenflow.diagnose.rule.Rule`."""
         graph = OpGraph(flow)
+        graph.refuse_non_finite()
         ways = tuple(graph.ways())
         worst = max(
             (way for way in ways if math.isfinite(way.excess)), key=lambda way: way.excess, default=None
@@ -106,7 +109,7 @@ recurrent weights orthogonally.""",
         if worst is not None and worst.excess > GROWN.value:
             yield _by_depth(graph.in_steps(worst))
         grown: dict[str, TimeProfile] = {}
-        for profile in profiles(flow, graph, ways):
+        for profile in profiles(flow, graph):
             if profile.growth > _allowed(profile) and (
                 profile.place not in grown or profile.growth > grown[profile.place].growth
             ):
@@ -129,7 +132,8 @@ def _by_depth(way: Way) -> Finding:
             GROWN.value,
         ),
         Evidence(
-            f"{way.excess / max(way.layers, 1):.2f} decades gained per layer; by chance alone, networks of this depth "
+            f"{way.excess / max(way.layers, 1):.2f} decades gained per layer; by chance alone, "
+            "networks of this depth "
             f"and width end between {mean - CHANCE.value * std:.1f} and {usual:+.1f} in all.",
             way.excess,
             usual,
@@ -143,7 +147,8 @@ def _by_depth(way: Way) -> Finding:
         severity = Severity.ERROR
         evidence.append(
             Evidence(
-                f"The largest entry of the gradient at {first} is {largest:.1e}; its square overflows float32, "
+                f"The largest entry of the gradient at {first} is {largest:.1e}; its square overflows "
+                "float32, "
                 "so clipping by norm and Adam fail too.",
                 largest,
                 SQUARE_OVERFLOWS.value,
@@ -155,7 +160,7 @@ def _by_depth(way: Way) -> Finding:
         severity=severity,
         site=site(way.first),
         message=f"The gradient grows by a factor of {factor(way.excess)} from {last} back to {first}, "
-        f"over {way.layers} layers.",
+        f"over {count(way.layers, 'layer')}.",
         source=way.first.source,
         causes=causes,
         evidence=tuple(evidence),
@@ -180,7 +185,8 @@ def _by_time(profile: TimeProfile) -> Finding:
         symptom=Symptom.EXPLODING_GRADIENT,
         severity=Severity.WARNING,
         site=profile.place,
-        message=f"The gradient grows by a factor of {factor(profile.growth)} over the {profile.steps} time steps "
+        message=f"The gradient grows by a factor of {factor(profile.growth)} over the {profile.steps} "
+        "time steps "
         f"of {module_name(profile.place)}.",
         source=profile.source,
         causes=(cause,),

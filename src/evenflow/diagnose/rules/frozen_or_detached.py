@@ -57,8 +57,7 @@ parameters out of the model, or use `find_unused_parameters=True` with DDP.""",
         if all(row.status is not Status.OK for row in rows):
             yield _nothing_learns(rows)
             return
-        for module in _modules(rows, Status.DETACHED):
-            yield _detached(flow, module, _inside(rows, module, Status.DETACHED))
+        yield from _detached(flow, rows)
         for status, text in (
             (Status.FROZEN, "frozen (requires_grad is off)"),
             (Status.UNUSED, "not used by this forward pass"),
@@ -87,38 +86,60 @@ def _nothing_learns(rows: Sequence[Row]) -> Finding:
     )
 
 
-def _detached(flow: Flow, module: str, rows: Sequence[Row]) -> Finding:
-    ran = [row for row in flow.select(Role.ACTIVATION) if _is_inside(row.site.path, module)]
-    end = max((row.order for row in ran), default=max(row.order for row in rows))
-    later = [
+def _detached(flow: Flow, rows: Sequence[Row]) -> Iterator[Finding]:
+    """One finding for parts that later layers depend on (or could), one for parts that come last."""
+    learning = [
         row
         for row in flow.select(Role.ACTIVATION_GRADIENT)
-        if row.order > end
-        and row.stats is not None
-        and row.site.path != LOSS_PATH
-        and row.site.op in ops.WEIGHTED
+        if row.stats is not None and row.site.path != LOSS_PATH and row.site.op in ops.WEIGHTED
     ]
-    source = next((row.source for row in reversed(ran) if row.source), None)
-    names = listing([row.site.path for row in rows])
-    if later:
-        severity = Severity.WARNING
-        text = f"{names}: used in the forward pass, but no gradient came back, while {later[0].site.path} after it learns."
-    else:
-        severity = Severity.NOTE
-        text = f"{names}: used in the forward pass, but the loss does not depend on the result."
-    cause = Cause(CauseName.FROZEN_OR_DETACHED, 1.0, text)
-    return Finding(
-        code=FrozenOrDetached.code,
-        symptom=Symptom.LOSS_NOT_DECREASING,
-        severity=severity,
-        site=module,
-        message=f"{count(len(rows), 'parameter')} of {module_name(module)} {'is' if len(rows) == 1 else 'are'} "
-        "cut off from the loss.",
-        source=source,
-        causes=(cause,),
-        evidence=(Evidence(text),),
-        remedies=remedies([cause]) if severity.is_alarm else (),
+    early: list[str] = []
+    late: list[str] = []
+    for module in _modules(rows, Status.DETACHED):
+        end = _end(flow, rows, module)
+        (early if any(row.order > end for row in learning) else late).append(module)
+    for severity, modules, reason in (
+        (
+            Severity.WARNING,
+            early,
+            "used in the forward pass, and layers that run later learn, but no gradient came back",
+        ),
+        (Severity.NOTE, late, "used in the forward pass, but the loss does not depend on what came of it"),
+    ):
+        if modules:
+            names = [row.site.path for row in rows if any(_is_inside(row.site.path, m) for m in modules)]
+            cause = Cause(CauseName.FROZEN_OR_DETACHED, 1.0, f"{listing(names)}: {reason}.")
+            yield Finding(
+                code=FrozenOrDetached.code,
+                symptom=Symptom.LOSS_NOT_DECREASING,
+                severity=severity,
+                site=modules[0],
+                message=f"{count(len(names), 'parameter')} {_are(len(names))} cut off from the loss: "
+                f"{listing([module_name(module) for module in modules])}.",
+                source=_source(flow, modules[0]),
+                causes=(cause,),
+                evidence=(Evidence(cause.evidence, float(len(names))),),
+                remedies=(*remedies([cause]), IF_MEANT) if severity.is_alarm else (),
+            )
+
+
+IF_MEANT = "If the cut is meant (a target network, a generator while its critic learns), freeze the part."
+
+
+def _end(flow: Flow, rows: Sequence[Row], module: str) -> int:
+    """Position of the last op of a module, or of the first that uses a parameter."""
+    ran = [row.order for row in flow.select(Role.ACTIVATION) if _is_inside(row.site.path, module)]
+    return max(ran or [row.order for row in rows if _is_inside(row.site.path, module)])
+
+
+def _source(flow: Flow, module: str) -> str | None:
+    return next(
+        (r.source for r in flow.select(Role.ACTIVATION) if r.source and _is_inside(r.site.path, module)), None
     )
+
+
+def _are(number: int) -> str:
+    return "is" if number == 1 else "are"
 
 
 def _note(rows: Sequence[Row], status: Status, modules: Sequence[str], text: str) -> Finding:
@@ -128,14 +149,14 @@ def _note(rows: Sequence[Row], status: Status, modules: Sequence[str], text: str
         symptom=Symptom.LOSS_NOT_DECREASING,
         severity=Severity.NOTE,
         site=modules[0],
-        message=f"{number} of {count(len(rows), 'parameter')} {'is' if number == 1 else 'are'} {text}: "
+        message=f"{number} of {count(len(rows), 'parameter')} {_are(number)} {text}: "
         f"{listing([module_name(module) for module in modules])}.",
         causes=(Cause(CauseName.FROZEN_OR_DETACHED, 1.0, f"Status {status} in {listing(list(modules))}."),),
     )
 
 
 def _modules(rows: Sequence[Row], status: Status) -> list[str]:
-    """The outermost modules all of whose parameters have a status; single parameters where siblings differ."""
+    """The outermost modules all of whose parameters have a status; parameters where siblings differ."""
     others = [row.site.path for row in rows if row.status is not status]
     found: dict[str, None] = {}
     for row in rows:
@@ -148,10 +169,6 @@ def _modules(rows: Sequence[Row], status: Status) -> list[str]:
                 found[prefix] = None
                 break
     return list(found)
-
-
-def _inside(rows: Sequence[Row], module: str, status: Status) -> list[Row]:
-    return [row for row in rows if row.status is status and _is_inside(row.site.path, module)]
 
 
 def _is_inside(path: str, module: str) -> bool:

@@ -141,12 +141,13 @@ class _Spread:
     def finding(self, row: Row) -> Finding:
         """What is known of the first non-finite output."""
         assert row.stats is not None
-        op = row.site.op
+        op, message = row.site.op, f"The first NaN or infinity is made by {place(row)}."
         masked = [
             after for after in self.consumers[row.order] if after.site.op in _SOFTMAX and _is_broken(after)
         ]
         if op in _MASKING and masked:
             row = masked[0]
+            message = f"The first NaN or infinity is made by {place(row)}."
             cause = Cause(
                 CauseName.UNKNOWN,
                 1.0,
@@ -157,14 +158,16 @@ class _Spread:
         elif op in _DOMAIN:
             cause = Cause(CauseName.UNKNOWN, 1.0, f"{op}: {_DOMAIN[op]}.")
         elif not row.inputs:
+            message = f"The batch holds NaN or infinity; {place(row)} reads it."
             cause = Cause(
                 CauseName.UNKNOWN,
                 1.0,
-                "It is the first op and its weights are finite: the batch itself holds NaN or infinity.",
+                "It is the first op, its weights are finite, and its output is far from the end of its "
+                "format.",
             )
         else:
             cause = Cause(CauseName.UNKNOWN, 1.0, f"All that {op} reads is finite.")
-        return _finding(row, f"The first NaN or infinity is made by {place(row)}.", cause)
+        return _finding(row, message, cause)
 
     def _inputs(self, row: Row) -> list[Row]:
         return [source for order in row.inputs if (source := self.rows.get(order)) is not None]
@@ -213,7 +216,8 @@ def _in_weights(rows: list[Row]) -> Finding:
         causes=(cause,),
         evidence=(_counted(rows[0]),),
         remedies=(
-            "Go back to the last checkpoint with finite weights, lower the learning rate and clip the gradient.",
+            "Go back to the last checkpoint with finite weights, lower the learning rate and clip the "
+            "gradient.",
         ),
     )
 
@@ -241,8 +245,9 @@ def _in_backward(flow: Flow, row: Row) -> Finding:
 
 
 def _in_update(row: Row) -> Finding:
+    name = CauseName.PRECISION_OVERFLOW if row.dtype == "float16" else CauseName.UNKNOWN
     cause = Cause(
-        CauseName.UNKNOWN, 1.0, "Activations and their gradients are finite; the sum over the batch is not."
+        name, 1.0, f"Activations and their gradients are finite; their products and sums leave {row.dtype}."
     )
     return _finding(row, f"The gradient of {row.site.path} is not finite.", cause)
 

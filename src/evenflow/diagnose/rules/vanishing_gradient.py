@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from typing import final
 
 from evenflow.diagnose import zero_gradient
-from evenflow.diagnose.attribution import DEPTH_AT_LEAST, HALVES, causes_of
+from evenflow.diagnose.attribution import DEEP, DEPTH_AT_LEAST, HALVES, causes_of
 from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Severity, Symptom
 from evenflow.diagnose.glossary import remedies
 from evenflow.diagnose.recurrence import TimeProfile, profiles
 from evenflow.diagnose.rule import Page, Rule, Threshold
-from evenflow.diagnose.text import factor, percent, place, site
+from evenflow.diagnose.text import count, factor, percent, place, site
 from evenflow.diagnose.way import Kind, OpGraph, Way
 from evenflow.flow import Flow, Role, Stats
 
@@ -79,6 +79,7 @@ class VanishingGradient(Rule):
         CHANCE,
         HALVES,
         DEPTH_AT_LEAST,
+        DEEP,
         ADAM_EPSILON,
         SUBNORMAL,
         ROUNDED_AWAY,
@@ -112,6 +113,7 @@ The gradient is followed from the last layer back to the first along the ops tha
 cannot avoid, once for every entry of data. A tensor whose size a later normalisation
 takes away is measured in units of that size, and averages over k entries are allowed
 their √k, so small embeddings before a LayerNorm and global pooling raise no alarm.
+The weights of the first layer see δ·x, so inputs larger than 1 are credited to it.
 Absolute size plays no part in the alarm, since a mean over many elements makes every
 gradient small. It decides the severity: *error* where no common optimizer can make up
 for it.
@@ -134,22 +136,25 @@ gradient down to about their ε, but not its noise.""",
             "Pascanu, Mikolov, Bengio, On the difficulty of training recurrent neural networks, ICML 2013.",
             "He, Zhang, Ren, Sun, Delving deep into rectifiers, ICCV 2015.",
             "Schoenholz, Gilmer, Ganguli, Sohl-Dickstein, Deep information propagation, ICLR 2017.",
-            "Hanin, Which neural net architectures give rise to exploding and vanishing gradients?, NeurIPS 2018.",
-            "Zhang et al., AutoTrainer: an automatic DNN training problem detection and repair system, ICSE 2021.",
+            "Hanin, Which neural net architectures give rise to exploding and vanishing gradients?, "
+            "NeurIPS 2018.",
+            "Zhang et al., AutoTrainer: an automatic DNN training problem detection and repair system, "
+            "ICSE 2021.",
         ),
     )
 
     def check(self, flow: Flow) -> Iterator[Finding]:
         """See :class:`~evenflow.diagnose.rule.Rule`."""
         graph = OpGraph(flow)
+        graph.refuse_non_finite()
         ways = tuple(graph.ways())
         yield from zero_gradient.findings(self.code, flow, graph, ways)
         worst = min(
             (way for way in ways if math.isfinite(way.excess)), key=lambda way: way.excess, default=None
         )
-        if worst is not None and worst.excess < -LOST.value:
+        if worst is not None and worst.excess + _made_up(graph, worst) < -LOST.value:
             yield _by_depth(flow, graph, graph.in_steps(worst))
-        for profile in _worst_states(profiles(flow, graph, ways)):
+        for profile in _worst_states(profiles(flow, graph)):
             if profile.lost(ROUNDED_AWAY.value) > HALF_THE_SEQUENCE.value * profile.steps:
                 yield _by_time(profile)
 
@@ -172,7 +177,8 @@ def _by_depth(flow: Flow, graph: OpGraph, way: Way) -> Finding:
             -LOST.value,
         ),
         Evidence(
-            f"{abs(way.excess) / max(way.layers, 1):.2f} decades lost per layer; by chance alone, networks of this depth "
+            f"{abs(way.excess) / max(way.layers, 1):.2f} decades lost per layer; by chance alone, "
+            "networks of this depth "
             f"and width end between {usual:.1f} and {mean + CHANCE.value * std:+.1f} in all.",
             way.excess,
             usual,
@@ -190,12 +196,18 @@ def _by_depth(flow: Flow, graph: OpGraph, way: Way) -> Finding:
         severity=severity,
         site=site(way.first),
         message=f"The gradient shrinks by a factor of {factor(way.excess)} from {last} back to {first}, "
-        f"over {way.layers} layers.",
+        f"over {count(way.layers, 'layer')}.",
         source=way.first.source,
         causes=causes,
         evidence=tuple(evidence),
         remedies=remedies(causes),
     )
+
+
+def _made_up(graph: OpGraph, way: Way) -> float:
+    """Decades by which large inputs make up for small gradients: weights see δ·x."""
+    inputs = graph.input_rms(way.first)
+    return max(0.0, math.log10(inputs)) if inputs and not way.first.inputs else 0.0
 
 
 def _out_of_reach(flow: Flow, graph: OpGraph, way: Way) -> Evidence | None:
@@ -258,14 +270,16 @@ def _by_time(profile: TimeProfile) -> Finding:
     cause = Cause(
         CauseName.LONG_RECURRENCE,
         1.0,
-        f"Each step back in time costs {rate:.2f} decades, a factor of {factor(rate)}; {steps} steps multiply.",
+        f"Each step back in time costs {rate:.2f} decades, a factor of {factor(rate)}; {steps} steps "
+        "multiply.",
     )
     return Finding(
         code=VanishingGradient.code,
         symptom=Symptom.VANISHING_GRADIENT,
         severity=Severity.WARNING,
         site=profile.place,
-        message=f"The loss feels only the last {steps - lost} of {steps} time steps of {profile.place or 'the model'}.",
+        message=f"The loss feels only the last {steps - lost} of {steps} time steps of "
+        f"{profile.place or 'the model'}.",
         source=profile.source,
         causes=(cause,),
         evidence=(

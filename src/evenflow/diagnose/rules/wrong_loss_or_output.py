@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import final
 
 from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Severity, Symptom
+from evenflow.diagnose.glossary import CAUSES
 from evenflow.diagnose.rule import Page, Rule, Threshold
 from evenflow.diagnose.text import percent, place, site
 from evenflow.diagnose.way import OpGraph
@@ -17,6 +18,11 @@ FLAT = Threshold(
     0.5,
     "share of saturated outputs from which a bounded output under a squared error is an alarm and not a note",
     "as in EF201: the typical output then passes less than a tenth of the gradient",
+)
+OFF_SCALE = Threshold(
+    10.0,
+    "RMS of the inputs from which they, and not the loss, are blamed for a gradient of exactly zero",
+    "as in EF201: ten times the size that every initialisation assumes",
 )
 
 _PASSES = frozenset(
@@ -38,6 +44,7 @@ class _Fault:
     message: str
     evidence: str
     remedy: str
+    cause: CauseName = CauseName.WRONG_LOSS_OR_OUTPUT
 
 
 @final
@@ -48,8 +55,8 @@ class WrongLossOrOutput(Rule):
     name = "wrong_loss_or_output"
     symptom = Symptom.LOSS_NOT_DECREASING
     summary = "The last activation and the loss do not fit together."
-    causes = (CauseName.WRONG_LOSS_OR_OUTPUT,)
-    thresholds = (FLAT,)
+    causes = (CauseName.WRONG_LOSS_OR_OUTPUT, CauseName.UNSCALED_INPUT)
+    thresholds = (FLAT, OFF_SCALE)
     page = Page(
         what="""\
 Training runs without an error, but the loss cannot fall below some value, falls slowly,
@@ -62,6 +69,7 @@ themselves, `nll_loss` takes log-probabilities, `binary_cross_entropy`
 probabilities. Code that comes from a library with other conventions, or a model that
 already ends in an activation, feeds them the wrong one.""",
         mathematics="""\
+* The logarithm of an output that may be 0 or negative is infinite or undefined.
 * Softmax over one unit is e^z/e^z = 1, whatever z: no gradient.
 * Softmax twice: inputs in [0, 1] give a largest probability of e/(e+K−1), .23 for
   K = 10, so the loss stays above 1.46.
@@ -87,7 +95,8 @@ Let the model end in a linear layer and give its logits to `cross_entropy` (clas
 predict. For one output unit use the binary loss, or two units with `cross_entropy`.""",
         references=(
             "Humbatova et al., Taxonomy of real faults in deep learning systems, ICSE 2020.",
-            "Cao et al., DeepFD: automated fault diagnosis and localization for deep learning programs, ICSE 2022.",
+            "Cao et al., DeepFD: automated fault diagnosis and localization for deep learning "
+            "programs, ICSE 2022.",
             "Nielsen, Neural networks and deep learning, 2015, chapter 3 (the cross-entropy cost function).",
             "PyTorch documentation of torch.nn.functional: cross_entropy, nll_loss, binary_cross_entropy.",
         ),
@@ -96,11 +105,13 @@ predict. For one output unit use the binary loss, or two units with `cross_entro
     def check(self, flow: Flow) -> Iterator[Finding]:
         """See :class:`~evenflow.diagnose.rule.Rule`."""
         graph = OpGraph(flow)
-        faults = [*_constant_outputs(graph), *_misfits(graph)]
-        if not any(fault.severity is Severity.ERROR for fault in faults):
+        faults = list(_constant_outputs(graph))
+        constant = {fault.row.order for fault in faults}
+        faults += dict.fromkeys(fault for fault in _misfits(graph) if fault.row.order not in constant)
+        if not constant:
             faults += _flat_loss(flow, graph)
         for fault in faults:
-            cause = Cause(CauseName.WRONG_LOSS_OR_OUTPUT, 1.0, fault.evidence)
+            cause = Cause(fault.cause, 1.0, fault.evidence)
             yield Finding(
                 code=self.code,
                 symptom=self.symptom,
@@ -110,7 +121,7 @@ predict. For one output unit use the binary loss, or two units with `cross_entro
                 source=fault.row.source,
                 causes=(cause,),
                 evidence=(Evidence(fault.evidence),),
-                remedies=(fault.remedy,),
+                remedies=(fault.remedy,) if fault.remedy else (),
             )
 
 
@@ -131,7 +142,8 @@ def _constant_outputs(graph: OpGraph) -> Iterator[_Fault]:
                 Severity.ERROR,
                 f"The output is constant: {name} over one unit is always {value:.0f}.",
                 f"All {stats.count} outputs of {place(row)} are exactly {value:.0f}, so no gradient passes.",
-                "Use one unit with binary_cross_entropy_with_logits, or one unit per class with cross_entropy.",
+                "Use one unit with binary_cross_entropy_with_logits, or one unit per class with "
+                "cross_entropy.",
             )
 
 
@@ -139,11 +151,14 @@ def _misfits(graph: OpGraph) -> Iterator[_Fault]:
     """What feeds a loss but should not."""
     for order, row in graph.gradients.items():
         op = row.site.op
-        for source in _sources(graph, order):
+        through = _PASSES | {"div", "rsub"} if op == "log" else _PASSES
+        for source in _sources(graph, order, through):
             if op in _LOGIT_LOSS and (op != "_log_softmax" or graph.leaves_model(order)):
                 fault = _into_logits(row, source, _LOGIT_LOSS[op])
             elif op.startswith("nll_loss"):
                 fault = _into_nll(graph, source)
+            elif op == "log" and row.site.path == LOSS_PATH:
+                fault = _into_log(graph, source)
             elif op == "mse_loss" or _is_squared_error(graph, order):
                 fault = _into_squared_error(graph, source)
             else:
@@ -210,6 +225,19 @@ def _into_nll(graph: OpGraph, source: Row) -> _Fault | None:
     return None
 
 
+def _into_log(graph: OpGraph, source: Row) -> _Fault | None:
+    """A cross-entropy that is spelled out takes probabilities."""
+    if source.site.path == LOSS_PATH or not (source.site.op in _CUTS_OFF or graph.is_layer(source)):
+        return None
+    return _Fault(
+        source,
+        Severity.WARNING,
+        f"The loss takes the logarithm of {place(source)}, whose outputs are no probabilities.",
+        "Outputs of 0 or below have no logarithm, and clamping them leaves no gradient.",
+        "Give the logits to cross_entropy or binary_cross_entropy_with_logits.",
+    )
+
+
 def _into_squared_error(graph: OpGraph, source: Row) -> _Fault | None:
     op = source.site.op
     if op not in ("sigmoid", "hardsigmoid") and op not in _SOFTMAX:
@@ -224,40 +252,58 @@ def _into_squared_error(graph: OpGraph, source: Row) -> _Fault | None:
         Severity.WARNING if flat is not None and flat > FLAT.value else Severity.NOTE,
         f"{place(source)} feeds a squared error.",
         evidence,
-        f"To classify, use {'cross_entropy' if name == 'softmax' else 'binary_cross_entropy_with_logits'} on the logits.",
+        "To classify, use "
+        f"{'cross_entropy' if name == 'softmax' else 'binary_cross_entropy_with_logits'} on the logits.",
     )
 
 
 def _flat_loss(flow: Flow, graph: OpGraph) -> Iterator[_Fault]:
-    """No gradient leaves the loss at all."""
+    """The gradient of the loss ends before it reaches any layer."""
     layers = [
         row
         for row in graph.gradients.values()
-        if graph.is_layer(row) and row.site.path != LOSS_PATH and row.stats
+        if graph.is_layer(row) and row.site.path != LOSS_PATH and row.stats is not None
     ]
-    if not layers or any(row.stats is not None and row.stats.mean_square > 0.0 for row in layers):
+    reached = [
+        row for row in graph.gradients.values() if row.stats is not None and row.stats.mean_square > 0.0
+    ]
+    if not layers or not reached or any(row.order <= layers[-1].order for row in reached):
         return
-    value = flow.metadata.get("loss")
-    satisfied = value == 0.0
-    yield _Fault(
-        layers[-1],
-        Severity.NOTE if satisfied else Severity.WARNING,
-        "The loss sends back a gradient of exactly zero.",
-        "The loss is zero on this batch: nothing is left to learn from it."
-        if satisfied
-        else f"The loss is {value}, yet no layer receives any gradient from it.",
-        "Look for a constant, clamped or rounded output between the last layer and the loss.",
-    )
+    end, loss = reached[0], flow.metadata.get("loss")
+    message = f"The gradient ends at {place(end)}: no layer receives any."
+    inputs = graph.input_rms(layers[0]) if not layers[0].inputs else None
+    if loss == 0.0:
+        yield _Fault(
+            end, Severity.NOTE, message, "The loss is zero: nothing is left to learn from this batch.", ""
+        )
+    elif inputs is not None and inputs > OFF_SCALE.value:
+        yield _Fault(
+            end,
+            Severity.WARNING,
+            message,
+            f"The inputs have an RMS of about {inputs:.2g}, which drives the output to where "
+            f"{end.site.op} is flat.",
+            CAUSES[CauseName.UNSCALED_INPUT].remedies[0],
+            CauseName.UNSCALED_INPUT,
+        )
+    else:
+        yield _Fault(
+            end,
+            Severity.WARNING,
+            message,
+            f"{end.site.op} is flat at all {end.stats.count if end.stats else 0} entries of this batch.",
+            "Let the model end in a linear layer, and give its outputs to a loss that expects logits.",
+        )
 
 
-def _sources(graph: OpGraph, order: int) -> Iterator[Row]:
-    """The ops that feed an op, those that only pick entries looked through."""
+def _sources(graph: OpGraph, order: int, through: frozenset[str]) -> Iterator[Row]:
+    """The ops that feed an op, those that only pick or rescale entries looked through."""
     for source in graph.inputs[order]:
         row = graph.gradients.get(source)
         if row is None:
             continue
-        if row.site.op in _PASSES and row.inputs:
-            yield from _sources(graph, source)
+        if row.site.op in through and row.inputs:
+            yield from _sources(graph, source, through)
         else:
             yield row
 
