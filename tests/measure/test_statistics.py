@@ -5,13 +5,25 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from evenflow.flow import Stats
+from evenflow.measure import statistics
+from evenflow.measure.compiled import compiled_reader
 from evenflow.measure.statistics import _CHUNK, tensor_stats
 from tests.oracles.autograd_double import exponent_counts
+
+
+@pytest.fixture(params=["compiled", "torch"], autouse=True)
+def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test runs on the compiled reader and on the one that is its reference."""
+    if request.param == "torch":
+        monkeypatch.setattr(statistics, "compiled_reader", lambda: None)
+    else:
+        assert compiled_reader() is not None, "the development environment has numba"
+
 
 FORMATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
@@ -92,7 +104,7 @@ def test_tiny_gradients_keep_their_square() -> None:
     assert tensor_stats(torch.full((10,), 1e-30)).rms == pytest.approx(1e-30, rel=1e-6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.floats(width=32, allow_nan=True, allow_infinity=True), min_size=1, max_size=40),
     st.integers(0, 40),

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from evenflow.flow import Exponents, Stats
+from evenflow.measure.compiled import Reading, compiled_reader
 
 _CHUNK = 1 << 17
 """Entries per piece: 1 MiB of float64, the second-level cache of current server cores."""
@@ -107,26 +108,23 @@ def _dense_stats(flat: Tensor, repeats: int) -> Stats:
     """Statistics of ``flat`` [n] with every entry counted ``repeats`` times."""
     layout = _FLOAT64 if flat.dtype is torch.float64 else _FLOAT32
     fields = np.zeros(layout.bins, dtype=np.int64)
-    subnormal = np.zeros(layout.subnormal_bins, dtype=np.int64)
+    subnormal = None
     zeros = 0
     total = square = largest = 0.0
     for piece in flat.split(_CHUNK) if flat.numel() > _CHUNK else (flat,):
         if piece.numel() == 0:
             continue
-        size = _size(piece, layout)
-        piece_largest = float(size.max())
-        counts = _exponent_fields(size, layout)
+        counts, piece_zeros, piece_total, piece_square, piece_largest = _read(piece, layout)
         fields += counts
-        if counts[0]:
+        zeros += piece_zeros
+        if counts[0] > piece_zeros:
             small = _subnormal(_size(piece, layout), layout)
-            subnormal += small
-            zeros += int(counts[0] - small.sum())
+            subnormal = small if subnormal is None else subnormal + small
         if counts[-1]:
-            piece = torch.where(torch.isfinite(piece), piece, 0)  # noqa: PLW2901
-            piece_largest = float(piece.abs().max())
-        x = piece if layout is _FLOAT64 else _BUFFERS.get("sum", piece, torch.float64).copy_(piece)
-        total += float(x.sum())
-        square += float(torch.dot(x, x))
+            finite_only = torch.where(torch.isfinite(piece), piece, 0)
+            _, _, piece_total, piece_square, piece_largest = _read(finite_only, layout)
+        total += piece_total
+        square += piece_square
         largest = max(largest, piece_largest)
     nonfinite = int(fields[-1])
     finite = flat.numel() - nonfinite
@@ -139,6 +137,27 @@ def _dense_stats(flat: Tensor, repeats: int) -> Stats:
         nonfinite_count=nonfinite * repeats,
         exponents=_exponents(fields, subnormal, layout, repeats),
     )
+
+
+def _read(piece: Tensor, layout: _Format) -> Reading:
+    """Read ``piece`` [n] by compiled code if there is some, else by PyTorch."""
+    compiled = compiled_reader()
+    if compiled is None or layout is _FLOAT64 or piece.device.type != "cpu":
+        return _read_by_torch(piece, layout)
+    if piece.dtype is not torch.float32:
+        piece = _BUFFERS.get("wide", piece, torch.float32).copy_(piece)
+    return compiled(piece)
+
+
+def _read_by_torch(piece: Tensor, layout: _Format) -> Reading:
+    size = _size(piece, layout)
+    largest = float(size.max())
+    counts = _exponent_fields(size, layout)
+    zeros = int(counts[0])
+    if zeros:
+        zeros -= int(_subnormal(_size(piece, layout), layout).sum())
+    x = piece if layout is _FLOAT64 else _BUFFERS.get("sum", piece, torch.float64).copy_(piece)
+    return counts, zeros, float(x.sum()), float(torch.dot(x, x)), largest
 
 
 def _size(piece: Tensor, layout: _Format) -> Tensor:
@@ -169,14 +188,12 @@ def _subnormal(size: Tensor, layout: _Format) -> npt.NDArray[np.int64]:
 
 
 def _exponents(
-    fields: npt.NDArray[np.int64], subnormal: npt.NDArray[np.int64], layout: _Format, repeats: int
+    fields: npt.NDArray[np.int64], subnormal: npt.NDArray[np.int64] | None, layout: _Format, repeats: int
 ) -> Exponents:
-    normal = fields[1:-1]
-    if not subnormal.any():
-        return Exponents.from_dense(1 - layout.bias, normal * repeats)
-    return Exponents.from_dense(
-        1 - layout.bias - layout.subnormal_bins, np.concatenate([subnormal, normal]) * repeats
-    )
+    low, counts = 1 - layout.bias, fields[1:-1]
+    if subnormal is not None:
+        low, counts = low - layout.subnormal_bins, np.concatenate([subnormal, counts])
+    return Exponents.from_dense(low, counts if repeats == 1 else counts * repeats)
 
 
 def _sparse_stats(tensor: Tensor) -> Stats:
