@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from evenflow.diagnose.way import OpGraph
+from evenflow.diagnose.graph import OpGraph
 from evenflow.flow import Flow, Row
 
 

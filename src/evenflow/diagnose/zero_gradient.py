@@ -20,8 +20,9 @@ from typing import final
 from evenflow.diagnose import ops
 from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Severity, Symptom
 from evenflow.diagnose.glossary import remedies
+from evenflow.diagnose.graph import OpGraph
 from evenflow.diagnose.text import listing, place, site
-from evenflow.diagnose.way import OpGraph, Step, Way
+from evenflow.diagnose.way import Step, Way, in_steps
 from evenflow.flow import FORMATS, Flow, Role, Row
 
 WITHOUT_SLOPE = frozenset({"round", "floor", "ceil", "trunc", "sign", "sgn", "heaviside"})
@@ -49,7 +50,7 @@ def findings(code: str, flow: Flow, graph: OpGraph, ways: Iterable[Way]) -> Iter
     for way in ways:
         if way.log10_ratio > -math.inf:
             continue
-        steps = graph.in_steps(way).steps
+        steps = in_steps(graph, way).steps
         end = min(i for i, step in enumerate(steps) if _norm(step.output) > -math.inf)
         step, below = steps[end], steps[:end]
         if step.output.order in seen or step.recurrent:  # EF101 judges recurrences along time

@@ -9,10 +9,11 @@ from typing import final
 from evenflow.diagnose.attribution import DEEP, DEPTH_AT_LEAST, HALVES, causes_of
 from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Severity, Symptom
 from evenflow.diagnose.glossary import remedies
+from evenflow.diagnose.graph import OpGraph
 from evenflow.diagnose.recurrence import TimeProfile, profiles
 from evenflow.diagnose.rule import Page, Rule, Threshold
 from evenflow.diagnose.text import count, factor, module_name, place, site
-from evenflow.diagnose.way import Kind, OpGraph, Way
+from evenflow.diagnose.way import Kind, Way, in_steps, ways
 from evenflow.flow import Flow
 
 GROWN = Threshold(
@@ -102,12 +103,12 @@ recurrent weights orthogonally.""",
         """See :class:`~evenflow.diagnose.rule.Rule`."""
         graph = OpGraph(flow)
         graph.refuse_non_finite()
-        ways = tuple(graph.ways())
+        found = ways(graph)
         worst = max(
-            (way for way in ways if math.isfinite(way.excess)), key=lambda way: way.excess, default=None
+            (way for way in found if math.isfinite(way.excess)), key=lambda way: way.excess, default=None
         )
         if worst is not None and worst.excess > GROWN.value:
-            yield _by_depth(graph.in_steps(worst))
+            yield _by_depth(in_steps(graph, worst))
         grown: dict[str, TimeProfile] = {}
         for profile in profiles(flow, graph):
             if profile.growth > _allowed(profile) and (

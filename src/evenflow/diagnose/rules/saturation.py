@@ -10,9 +10,9 @@ from evenflow.diagnose import ops
 from evenflow.diagnose.attribution import shares
 from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Severity, Symptom
 from evenflow.diagnose.glossary import remedies
+from evenflow.diagnose.graph import OpGraph
 from evenflow.diagnose.rule import CannotJudgeError, Page, Rule, Threshold
 from evenflow.diagnose.text import listing, percent, place, site
-from evenflow.diagnose.way import OpGraph
 from evenflow.flow import Flow, Row
 
 FLAT = Threshold(

@@ -10,10 +10,11 @@ from evenflow.diagnose import zero_gradient
 from evenflow.diagnose.attribution import DEEP, DEPTH_AT_LEAST, HALVES, causes_of
 from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Severity, Symptom
 from evenflow.diagnose.glossary import remedies
+from evenflow.diagnose.graph import OpGraph
 from evenflow.diagnose.recurrence import TimeProfile, profiles
 from evenflow.diagnose.rule import Page, Rule, Threshold
 from evenflow.diagnose.text import count, factor, percent, place, site
-from evenflow.diagnose.way import Kind, OpGraph, Way
+from evenflow.diagnose.way import Kind, Way, in_steps, ways
 from evenflow.flow import Flow, Role, Stats
 
 LOST = Threshold(
@@ -147,13 +148,13 @@ gradient down to about their ε, but not its noise.""",
         """See :class:`~evenflow.diagnose.rule.Rule`."""
         graph = OpGraph(flow)
         graph.refuse_non_finite()
-        ways = tuple(graph.ways())
-        yield from zero_gradient.findings(self.code, flow, graph, ways)
+        found = ways(graph)
+        yield from zero_gradient.findings(self.code, flow, graph, found)
         worst = min(
-            (way for way in ways if math.isfinite(way.excess)), key=lambda way: way.excess, default=None
+            (way for way in found if math.isfinite(way.excess)), key=lambda way: way.excess, default=None
         )
         if worst is not None and worst.excess + _made_up(graph, worst) < -LOST.value:
-            yield _by_depth(flow, graph, graph.in_steps(worst))
+            yield _by_depth(flow, graph, in_steps(graph, worst))
         for profile in _worst_states(profiles(flow, graph)):
             if profile.lost(ROUNDED_AWAY.value) > HALF_THE_SEQUENCE.value * profile.steps:
                 yield _by_time(profile)

@@ -9,9 +9,9 @@ from typing import final
 
 from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Severity, Symptom
 from evenflow.diagnose.glossary import CAUSES
+from evenflow.diagnose.graph import OpGraph
 from evenflow.diagnose.rule import Page, Rule, Threshold
 from evenflow.diagnose.text import percent, place, site
-from evenflow.diagnose.way import OpGraph
 from evenflow.flow import LOSS_PATH, Flow, Row
 
 FLAT = Threshold(
