@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from evenflow.errors import EvenflowError
 from evenflow.flow import Role, Status
 from evenflow.measure import measure
-from evenflow.measure.statistics import tensor_stats
-from evenflow.measure.structure import tensors_in
+from evenflow.trace.statistics import tensor_stats
+from evenflow.trace.structure import tensors_in
 from tests.measure.hostile import CASES, Case
 
 SEED = 7

@@ -193,12 +193,12 @@ def _moved(value: Any, device: torch.device) -> Any:
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    from evenflow.measure.structure import tensors_in
+    from evenflow.trace.structure import tensors_in
 
     return tensors_in(value)
 
 
 def _described(value: Any) -> str:
-    from evenflow.measure.structure import describe
+    from evenflow.trace.structure import describe
 
     return describe(value)

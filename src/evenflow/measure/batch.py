@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 from evenflow.errors import ModelError
 from evenflow.flow import Flow, ModuleCall
-from evenflow.measure.calls import CallStack
-from evenflow.measure.cotangent import Objective, objective
-from evenflow.measure.graph import Graph
-from evenflow.measure.preserve import gradients_aside, preserved
-from evenflow.measure.recorder import Recorder
-from evenflow.measure.rows import op_rows, parameter_rows
-from evenflow.measure.structure import main_tensor, tensors_in
 from evenflow.measure.timesteps import RecurrentWatch
-from evenflow.measure.troubles import backward_trouble, model_trouble
+from evenflow.trace.calls import CallStack
+from evenflow.trace.cotangent import Objective, objective
+from evenflow.trace.graph import Graph
+from evenflow.trace.preserve import gradients_aside, preserved
+from evenflow.trace.recorder import Recorder
+from evenflow.trace.rows import op_rows, parameter_rows
+from evenflow.trace.structure import main_tensor, tensors_in
+from evenflow.trace.troubles import backward_trouble, model_trouble
 
 Inputs = Any
 """What a model is called with: one value, a tuple of positional ones or a dict of named ones."""

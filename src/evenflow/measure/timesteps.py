@@ -17,7 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from evenflow.flow import ModuleCall, Role, Row, Site
 from evenflow.measure import recurrent
-from evenflow.measure.statistics import tensor_stats
+from evenflow.trace.statistics import tensor_stats
 
 
 @dataclass(slots=True)

@@ -10,8 +10,8 @@ from typing import Any
 from torch import nn
 
 from evenflow.errors import LossError, ModelError
-from evenflow.measure.source import line_of
-from evenflow.measure.structure import describe
+from evenflow.trace.source import line_of
+from evenflow.trace.structure import describe
 
 _SHAPES = re.compile(r"shape|size|dimension|expected .* channels|must match", re.IGNORECASE)
 _DTYPES = re.compile(r"dtype|scalar type|expected .*(Long|Float|Half|Int)", re.IGNORECASE)

@@ -21,9 +21,9 @@ from torch.autograd.graph import Node
 from torch.utils.hooks import RemovableHandle
 
 from evenflow.flow import Stats
-from evenflow.measure.calls import CallStack, OpName
-from evenflow.measure.recorder import CUSTOM_FUNCTION, OpRecord, ReplayRecorder, Segment, Tape
-from evenflow.measure.statistics import Reader, tensor_stats
+from evenflow.trace.calls import CallStack, OpName
+from evenflow.trace.recorder import CUSTOM_FUNCTION, OpRecord, ReplayRecorder, Segment, Tape
+from evenflow.trace.statistics import Reader, tensor_stats
 
 _Sources = tuple[list[OpRecord], list[Tensor]]
 """The ops and the leaves that something was made from."""

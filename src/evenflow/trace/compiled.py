@@ -1,6 +1,6 @@
 """One piece of a tensor in one pass of compiled code, where numba is installed.
 
-The arithmetic is that of :mod:`evenflow.measure.statistics`, which is the
+The arithmetic is that of :mod:`evenflow.trace.statistics`, which is the
 reference; PyTorch needs seven passes for it. Here a block of entries is read
 into the first-level cache once and counted twice: moments, a loop that the
 compiler vectorises, and exponents, which go to four histograms in turn, since

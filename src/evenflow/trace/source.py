@@ -13,10 +13,9 @@ from types import FrameType
 
 import torch
 
-_ENTRY = str(Path(__file__).with_name("batch.py")), "measure"
-"""File and name of the function that runs the user's code."""
-
-_LIBRARIES = tuple(str(Path(file).parent) for file in (torch.__file__, Path(__file__).parent) if file)
+_HERE = Path(__file__).parent
+_PASSED_OVER = (str(Path(torch.__file__).parent), str(_HERE))
+_RUN_THE_USERS_CODE = (str(_HERE.with_name("measure")), str(_HERE.with_name("predict")))
 
 
 def current_line() -> str | None:
@@ -26,7 +25,7 @@ def current_line() -> str | None:
 
 def line_of(frame: FrameType | None) -> str | None:
     """As :func:`current_line`, from ``frame`` outwards."""
-    while frame is not None and (frame.f_code.co_filename, frame.f_code.co_name) != _ENTRY:
+    while frame is not None and not frame.f_code.co_filename.startswith(_RUN_THE_USERS_CODE):
         place = _user_file(frame.f_code.co_filename)
         if place is not None:
             return f"{place}:{frame.f_lineno}"
@@ -36,8 +35,8 @@ def line_of(frame: FrameType | None) -> str | None:
 
 @cache
 def _user_file(filename: str) -> str | None:
-    """A short name of the file; None for files of PyTorch, of evenflow and for no file at all."""
-    if filename.startswith(_LIBRARIES) or (filename.startswith("<") and not filename.startswith("<ipython")):
+    """A short name of the file; None for files that are passed over and for no file at all."""
+    if filename.startswith(_PASSED_OVER) or (filename[:1] == "<" and filename[:8] != "<ipython"):
         return None
     path = Path(filename)
     roots = [

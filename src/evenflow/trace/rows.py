@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from torch import Tensor, nn
 
 from evenflow.flow import ModuleCall, Role, Row, Site, Status
-from evenflow.measure.graph import Graph
-from evenflow.measure.recorder import OpRecord, Tape
-from evenflow.measure.statistics import Reader, tensor_stats
+from evenflow.trace.graph import Graph
+from evenflow.trace.recorder import OpRecord, Tape
+from evenflow.trace.statistics import Reader, tensor_stats
 
 
 def op_rows(tape: Tape, graph: Graph) -> Iterator[Row]:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from evenflow.errors import LossError, ModelError
-from evenflow.measure.structure import describe, differentiable, tensors_in
-from evenflow.measure.troubles import loss_trouble
+from evenflow.trace.structure import describe, differentiable, tensors_in
+from evenflow.trace.troubles import loss_trouble
 
 
 @dataclass(frozen=True, slots=True)

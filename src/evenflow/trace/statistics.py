@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from evenflow.flow import Exponents, Stats
-from evenflow.measure.compiled import Reading, compiled_reader
+from evenflow.trace.compiled import Reading, compiled_reader
 
 _CHUNK = 1 << 17
 """Entries per piece: 1 MiB of float64, the second-level cache of current server cores."""

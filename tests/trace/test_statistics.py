@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from evenflow.flow import Stats
-from evenflow.measure import statistics
-from evenflow.measure.compiled import compiled_reader
-from evenflow.measure.statistics import _CHUNK, tensor_stats
+from evenflow.trace import statistics
+from evenflow.trace.compiled import compiled_reader
+from evenflow.trace.statistics import _CHUNK, tensor_stats
 from tests.oracles.autograd_double import exponent_counts
 
 

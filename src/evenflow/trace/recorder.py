@@ -32,11 +32,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from evenflow.flow import ModuleCall, Stats
-from evenflow.measure.calls import CallStack, CallState, OpName
-from evenflow.measure.source import line_of
-from evenflow.measure.statistics import Reader, tensor_stats
-from evenflow.measure.structure import differentiable, main_tensor
-from evenflow.measure.units import dead_fraction, saturated_fraction
+from evenflow.trace.calls import CallStack, CallState, OpName
+from evenflow.trace.source import line_of
+from evenflow.trace.statistics import Reader, tensor_stats
+from evenflow.trace.structure import differentiable, main_tensor
+from evenflow.trace.units import dead_fraction, saturated_fraction
 
 CUSTOM_FUNCTION = "<custom function>"
 """Name of a custom autograd Function until its node, which knows better, is found."""
