@@ -53,6 +53,13 @@ class _NoGrad(nn.Module):
         return score
 
 
+class _Detached(_NoGrad):
+    def forward(self, x: Tensor) -> Tensor:
+        output, _ = self.rnn(x)
+        score: Tensor = self.head(output.detach())
+        return score
+
+
 @pytest.mark.parametrize(
     ("model", "note"),
     [
@@ -61,6 +68,7 @@ class _NoGrad(nn.Module):
             "0: gradients by time step not replayed: _OwnForward has",
         ),
         (_NoGrad(), "rnn: gradients by time step not replayed: it ran without gradients"),
+        (_Detached(), "rnn: gradients by time step not replayed: no gradient reached its outputs"),
     ],
 )
 def test_calls_that_are_not_replayed_are_noted(model: nn.Module, note: str) -> None:

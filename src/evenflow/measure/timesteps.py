@@ -77,6 +77,9 @@ class RecurrentWatch:
                 self._note(watched.call, watched.record)
                 continue
             if not watched.gradients:
+                self._note(
+                    watched.call, recurrent.NotReplayed("not replayed: no gradient reached its outputs")
+                )
                 continue
             result = recurrent.replay(watched.record, *(watched.gradients.get(k) for k in range(3)))
             if isinstance(result, recurrent.NotReplayed):
