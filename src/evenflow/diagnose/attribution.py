@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from evenflow.diagnose import ops
-from evenflow.diagnose.finding import Cause, CauseName
+from evenflow.diagnose.finding import Cause, CauseName, Evidence
 from evenflow.diagnose.rule import Threshold
 from evenflow.diagnose.text import count, factor, listing, place
 from evenflow.diagnose.way import Kind, Step, Way
@@ -124,6 +124,31 @@ def _evidence(account: _Account, way: Way, sign: int) -> str:
         [f"{place(step.output)} ({factor(step.excess)})" for step in worst if sign * step.excess > 0]
     )
     return f"The factor arises at {where}: {share}."
+
+
+def measured(way: Way, limit: float, usual: tuple[float, float]) -> tuple[Evidence, ...]:
+    """What was compared to find that a way loses or gains too much.
+
+    Args:
+        way: With its steps.
+        limit: Decades from which there is an alarm; negative for a loss.
+        usual: What chance alone explains, see :meth:`Way.usual`.
+    """
+    side, verb = ("below", "lost") if limit < 0.0 else ("above", "gained")
+    text = f"log10 of the gradient's norm at {place(way.first)} over that at {place(way.last)}: "
+    text += f"{way.log10_ratio:.2f}"
+    if abs(way.log10_ratio - way.excess) >= 0.01:
+        text += f"; {way.excess:.2f} in units of what normalisations and averages remove"
+    return (
+        Evidence(f"{text} (alarm {side} {limit:.0f}).", way.excess, limit),
+        Evidence(
+            f"{abs(way.excess) / max(way.layers, 1):.2f} decades {verb} per layer; by chance alone, "
+            "networks of this "
+            f"depth and width end between {usual[0]:.1f} and {usual[1]:+.1f} in all.",
+            way.excess,
+            usual[0] if limit < 0.0 else usual[1],
+        ),
+    )
 
 
 def shares(amounts: Mapping[CauseName, float], texts: Mapping[CauseName, str]) -> tuple[Cause, ...]:

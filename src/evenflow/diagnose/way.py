@@ -25,7 +25,7 @@ so φ is expected at 1/g and the weights after it at g. What is left, the
 References:
     He, Zhang, Ren, Sun, "Delving Deep into Rectifiers", ICCV 2015, eq. 14-15.
     Hanin, "Which Neural Net Architectures Give Rise to Exploding and Vanishing
-    Gradients?", NeurIPS 2018, theorem 3 (the spread of one draw, :meth:`Way.chance`).
+    Gradients?", NeurIPS 2018, theorem 3 (the spread of one draw, :meth:`Way.usual`).
 """
 
 from __future__ import annotations
@@ -116,14 +116,23 @@ class Way:
         """Whether any step has a second branch around its weights."""
         return any(step.kind is Kind.BLOCK for step in self.steps)
 
-    def chance(self) -> tuple[float, float]:
-        """Mean and standard deviation of log10 ‖δ‖ that finite width alone gives a critical network.
+    def usual(self, deviations: float) -> tuple[float, float]:
+        """Bounds within which finite width alone leaves log10 ‖δ‖ of a critical network.
 
         log ‖δ‖² is normal with mean −β/2 and variance β = Σ 5/n over layers of
         width n (the figure of rectifiers, the largest of the usual activations).
+
+        Args:
+            deviations: Half the distance of the bounds, in standard deviations.
         """
         beta = sum(5.0 / width(step.output) for step in self.judged if step.kind is Kind.LINEAR)
-        return -beta / 4.0 / _LN10, math.sqrt(beta) / 2.0 / _LN10
+        mean, std = -beta / 4.0 / _LN10, math.sqrt(beta) / 2.0 / _LN10
+        return mean - deviations * std, mean + deviations * std
+
+    @property
+    def half_width(self) -> float:
+        """Decades by which a prediction may be off; 0 for what was measured."""
+        return self.first.half_width or 0.0
 
 
 def width(row: Row) -> int:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import final
 
-from evenflow.diagnose.attribution import DEEP, DEPTH_AT_LEAST, HALVES, causes_of
+from evenflow.diagnose.attribution import DEEP, DEPTH_AT_LEAST, HALVES, causes_of, measured
 from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Severity, Symptom
 from evenflow.diagnose.glossary import remedies
 from evenflow.diagnose.graph import OpGraph
@@ -107,7 +107,7 @@ recurrent weights orthogonally.""",
         worst = max(
             (way for way in found if math.isfinite(way.excess)), key=lambda way: way.excess, default=None
         )
-        if worst is not None and worst.excess > GROWN.value:
+        if worst is not None and worst.excess - worst.half_width > GROWN.value:
             yield _by_depth(in_steps(graph, worst))
         grown: dict[str, TimeProfile] = {}
         for profile in profiles(flow, graph):
@@ -119,53 +119,37 @@ recurrent weights orthogonally.""",
 
 
 def _by_depth(way: Way) -> Finding:
-    mean, std = way.chance()
-    usual = mean + CHANCE.value * std
+    usual = way.usual(CHANCE.value)
     causes = causes_of(way, _BLAME, sign=1)
-    first, last = place(way.first), place(way.last)
-    same = abs(way.log10_ratio - way.excess) < 0.01
-    evidence = [
-        Evidence(
-            f"log10 of the gradient's norm at {first} over that at {last}: {way.log10_ratio:.2f}"
-            + ("" if same else f"; {way.excess:.2f} in units of what normalisations and averages remove")
-            + f" (alarm above {GROWN.value:.0f}).",
-            way.excess,
-            GROWN.value,
-        ),
-        Evidence(
-            f"{way.excess / max(way.layers, 1):.2f} decades gained per layer; by chance alone, "
-            "networks of this depth "
-            f"and width end between {mean - CHANCE.value * std:.1f} and {usual:+.1f} in all.",
-            way.excess,
-            usual,
-        ),
-    ]
-    severity = Severity.WARNING
-    largest = way.first.stats.abs_max if way.first.stats is not None else None
-    if way.excess < usual:
+    reason = _overflowing(way)
+    if way.excess < usual[1]:
         severity = Severity.NOTE
-    elif largest is not None and largest >= SQUARE_OVERFLOWS.value:
-        severity = Severity.ERROR
-        evidence.append(
-            Evidence(
-                f"The largest entry of the gradient at {first} is {largest:.1e}; its square overflows "
-                "float32, "
-                "so clipping by norm and Adam fail too.",
-                largest,
-                SQUARE_OVERFLOWS.value,
-            )
-        )
+    else:
+        severity = Severity.WARNING if reason is None else Severity.ERROR
     return Finding(
         code=ExplodingGradient.code,
         symptom=Symptom.EXPLODING_GRADIENT,
         severity=severity,
         site=site(way.first),
-        message=f"The gradient grows by a factor of {factor(way.excess)} from {last} back to {first}, "
-        f"over {count(way.layers, 'layer')}.",
+        message=f"The gradient grows by a factor of {factor(way.excess)} from {place(way.last)} back to "
+        f"{place(way.first)}, over {count(way.layers, 'layer')}.",
         source=way.first.source,
         causes=causes,
-        evidence=tuple(evidence),
+        evidence=(*measured(way, GROWN.value, usual), *filter(None, [reason])),
         remedies=remedies(causes),
+    )
+
+
+def _overflowing(way: Way) -> Evidence | None:
+    """Why clipping and adaptive optimizers fail too; None if they do not."""
+    largest = way.first.stats.abs_max if way.first.stats is not None else None
+    if largest is None or largest < SQUARE_OVERFLOWS.value:
+        return None
+    return Evidence(
+        f"The largest entry of the gradient at {place(way.first)} is {largest:.1e}; its square overflows "
+        "float32, so clipping by norm and Adam fail too.",
+        largest,
+        SQUARE_OVERFLOWS.value,
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import final
 
 from evenflow.diagnose import zero_gradient
-from evenflow.diagnose.attribution import DEEP, DEPTH_AT_LEAST, HALVES, causes_of
+from evenflow.diagnose.attribution import DEEP, DEPTH_AT_LEAST, HALVES, causes_of, measured
 from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Severity, Symptom
 from evenflow.diagnose.glossary import remedies
 from evenflow.diagnose.graph import OpGraph
@@ -117,7 +117,7 @@ their √k, so small embeddings before a LayerNorm and global pooling raise no a
 The weights of the first layer see δ·x, so inputs larger than 1 are credited to it.
 Absolute size plays no part in the alarm, since a mean over many elements makes every
 gradient small. It decides the severity: *error* where no common optimizer can make up
-for it.
+for it. A prediction must be past the threshold by the half-width of its interval.
 
 Causes are ranked by decades: what activations lose against the weights made for them,
 and what the weights lose against what the activation needs. A layer that is zero by
@@ -153,7 +153,7 @@ gradient down to about their ε, but not its noise.""",
         worst = min(
             (way for way in found if math.isfinite(way.excess)), key=lambda way: way.excess, default=None
         )
-        if worst is not None and worst.excess + _made_up(graph, worst) < -LOST.value:
+        if worst is not None and worst.excess + worst.half_width + _made_up(graph, worst) < -LOST.value:
             yield _by_depth(flow, graph, in_steps(graph, worst))
         for profile in _worst_states(profiles(flow, graph)):
             if profile.lost(ROUNDED_AWAY.value) > HALF_THE_SEQUENCE.value * profile.steps:
@@ -161,46 +161,23 @@ gradient down to about their ε, but not its noise.""",
 
 
 def _by_depth(flow: Flow, graph: OpGraph, way: Way) -> Finding:
-    mean, std = way.chance()
-    usual = mean - CHANCE.value * std
+    usual = way.usual(CHANCE.value)
     causes = causes_of(way, _BLAME, sign=-1)
-    first, last = place(way.first), place(way.last)
-    evidence = [
-        Evidence(
-            f"log10 of the gradient's norm at {first} over that at {last}: {way.log10_ratio:.2f}"
-            + (
-                ""
-                if _same(way)
-                else f"; {way.excess:.2f} in units of what normalisations and averages remove"
-            )
-            + f" (alarm below {-LOST.value:.0f}).",
-            way.log10_ratio if _same(way) else way.excess,
-            -LOST.value,
-        ),
-        Evidence(
-            f"{abs(way.excess) / max(way.layers, 1):.2f} decades lost per layer; by chance alone, "
-            "networks of this depth "
-            f"and width end between {usual:.1f} and {mean + CHANCE.value * std:+.1f} in all.",
-            way.excess,
-            usual,
-        ),
-    ]
-    severity = Severity.WARNING
-    if way.excess > usual:
+    reason = _out_of_reach(flow, graph, way)
+    if way.excess > usual[0]:
         severity = Severity.NOTE
-    elif reason := _out_of_reach(flow, graph, way):
-        severity = Severity.ERROR
-        evidence.append(reason)
+    else:
+        severity = Severity.WARNING if reason is None else Severity.ERROR
     return Finding(
         code=VanishingGradient.code,
         symptom=Symptom.VANISHING_GRADIENT,
         severity=severity,
         site=site(way.first),
-        message=f"The gradient shrinks by a factor of {factor(way.excess)} from {last} back to {first}, "
-        f"over {count(way.layers, 'layer')}.",
+        message=f"The gradient shrinks by a factor of {factor(way.excess)} from {place(way.last)} back to "
+        f"{place(way.first)}, over {count(way.layers, 'layer')}.",
         source=way.first.source,
         causes=causes,
-        evidence=tuple(evidence),
+        evidence=(*measured(way, -LOST.value, usual), *filter(None, [reason])),
         remedies=remedies(causes),
     )
 
@@ -239,10 +216,6 @@ def _weight_gradient(flow: Flow, graph: OpGraph, way: Way) -> Stats | None:
         row.stats for row in flow.select(Role.PARAMETER_GRADIENT) if row.site.path in names and row.stats
     ]
     return Stats.merge_all(found) if found else None
-
-
-def _same(way: Way) -> bool:
-    return abs(way.log10_ratio - way.excess) < 0.01
 
 
 def _worst_states(found: Iterator[TimeProfile]) -> list[TimeProfile]:
