@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
@@ -25,17 +26,18 @@ def _error(result: Result) -> str:
 # --- the group ---
 
 
+COMMANDS = main.list_commands(click.Context(main))
+
+
 def test_help_lists_every_command_with_examples() -> None:
     text = _run("--help").stdout
-    assert [line.split()[0] for line in text.partition("Commands:\n")[2].split("\n\n")[0].splitlines()] == [
-        "check",
-        "explain",
-        "completion",
-    ]
+    listed = text.partition("Commands:\n")[2].split("\n\n")[0].splitlines()
+    assert [line.split()[0] for line in listed] == COMMANDS
+    assert {"check", "explain", "completion"} <= set(COMMANDS)
     assert "Exit codes: 0 clean, 1 findings, 2 a mistake" in text
 
 
-@pytest.mark.parametrize("name", ["check", "explain", "completion"])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_teaches_by_examples(name: str) -> None:
     text = _run(name, "-h").stdout
     assert f"Usage: evenflow {name}" in text
@@ -45,7 +47,7 @@ def test_every_command_teaches_by_examples(name: str) -> None:
 
 def test_an_unknown_command_is_answered_with_the_nearest() -> None:
     assert _error(_run("chek")) == "There is no command 'chek'. Did you mean 'check'?"
-    assert _error(_run("zz")) == "There is no command 'zz'. Commands are: check, explain, completion."
+    assert _error(_run("zz")) == f"There is no command 'zz'. Commands are: {', '.join(COMMANDS)}."
 
 
 def test_version() -> None:
@@ -91,9 +93,8 @@ def test_ignored_rules_raise_no_alarm() -> None:
     assert _run("check", "nets.py:sigmoids", "--ignore", "EF101,EF201", "--ignore", "EF2").exit_code == 0
     assert _run("check", "nets.py:sigmoids", "--select", "vanishing_gradient").exit_code == 1
     assert _run("check", "nets.py:sigmoids", "--select", "exploding_gradient").exit_code == 0
-    assert _error(_run("check", "nets.py:sigmoids", "--select", "EF999")).startswith(
-        "select: no rule is called 'EF999'."
-    )
+    said = _error(_run("check", "nets.py:broken", "--select", "EF999"))  # before the target's code runs
+    assert said.startswith("select: no rule is called 'EF999'.")
 
 
 @pytest.mark.parametrize("arguments", [["--json"], ["--json", "-"]])
@@ -176,6 +177,16 @@ def test_a_fault_of_our_own_asks_for_a_report(monkeypatch: pytest.MonkeyPatch) -
     said = _error(_run("check", "nets.py:pair"))
     assert said.startswith("evenflow itself failed: RuntimeError: lost count (")
     assert said.endswith("Please report it, with the output of the same command and --debug.")
+
+
+@pytest.mark.usefixtures("folder")
+def test_an_interrupt_is_no_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("evenflow.cli.target.load_target", interrupted)
+    result = _run("check", "nets.py:pair")
+    assert (result.exit_code, result.stderr) == (130, "Interrupted.\n")
 
 
 # --- explain ---

@@ -1,0 +1,174 @@
+"""``evenflow lab``: the field's classic experiments, expected and measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from click.shell_completion import CompletionItem
+
+from evenflow.cli.errors import Failure, plain_errors
+from evenflow.cli.help import TaughtCommand, TaughtGroup
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from evenflow.lab import Result
+    from evenflow.lab.experiment import Track
+    from evenflow.lab.registry import Kind
+
+
+@click.group(
+    "lab",
+    cls=TaughtGroup,
+    short_help="The field's classic experiments, expected and measured.",
+    examples=[
+        ("evenflow lab list", "What there is."),
+        ("evenflow lab run sigmoid-depth", "One experiment at full size."),
+        (
+            "evenflow lab run --all --quick --html lab.html",
+            "All of them in minutes, with a page of pictures.",
+        ),
+    ],
+)
+def command() -> None:
+    """Run the textbook of gradient flow on real networks, and compare it with theory."""
+
+
+def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    from evenflow.lab import experiments
+
+    return [
+        CompletionItem(kind.name(), help=kind.title)
+        for kind in experiments()
+        if kind.name().startswith(incomplete)
+    ]
+
+
+@command.command(
+    "list",
+    cls=TaughtCommand,
+    short_help="Names and questions of all experiments.",
+    examples=[("evenflow lab list", "In the order of a textbook.")],
+)
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def list_command(*, debug: bool) -> None:
+    """List all experiments with the question that each one asks."""
+    with plain_errors(debug=debug):
+        from rich.console import Console
+
+        from evenflow.cli.lab.terminal import render_list
+        from evenflow.lab import experiments
+
+        render_list(experiments(), Console())
+
+
+@command.command(
+    "run",
+    cls=TaughtCommand,
+    short_help="Run experiments and judge each one.",
+    examples=[
+        ("evenflow lab run sigmoid-depth init-depth --quick", "Two experiments at the small size."),
+        ("evenflow lab run --all --quick", "All of them; a few minutes on two cores."),
+        (
+            "evenflow lab run --all --html lab.html --json lab.json",
+            "At full size, with pictures and numbers.",
+        ),
+    ],
+)
+@click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=_complete)
+@click.option("--all", "everything", is_flag=True, help="Run every experiment.")
+@click.option("--quick", is_flag=True, help="Fewer seeds and smaller nets.")
+@click.option("--html", "html_path", metavar="FILE", help="Write a page of pictures that opens offline.")
+@click.option("--json", "json_path", metavar="FILE", help="Write all numbers as JSON.")
+@click.option("--force", is_flag=True, help="Overwrite existing files.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.pass_context
+def run_command(
+    ctx: click.Context,
+    *,
+    names: tuple[str, ...],
+    everything: bool,
+    quick: bool,
+    html_path: str | None,
+    json_path: str | None,
+    force: bool,
+    debug: bool,
+) -> None:
+    """Run experiments by NAME and say of each number whether it agrees with what was expected.
+
+    A measurement agrees when the 95 % interval of its mean over seeds lies
+    within the expected range, disagrees when it lies outside, and cannot tell
+    when it does both. Exit code 1 if something disagrees.
+    """
+    if everything == bool(names):
+        ctx.fail("Give names of experiments, or --all. Names: evenflow lab list")
+    for path in (html_path, json_path):
+        if path is not None and Path(path).exists() and not force:
+            ctx.fail(f"{path} exists. Name another file, or overwrite it with --force.")
+    with plain_errors(debug=debug):
+        from rich.console import Console
+
+        from evenflow.cli.lab.terminal import render_summary
+        from evenflow.lab import Verdict, experiment, experiments
+
+        console = Console()
+        kinds = experiments() if everything else [experiment(name) for name in dict.fromkeys(names)]
+        results = _run(kinds, quick=quick, console=console)
+        render_summary(results, console)
+        _write(results, html_path, json_path)
+    ctx.exit(1 if any(result.outcome.verdict is Verdict.DISAGREES for result in results) else 0)
+
+
+def _run(kinds: Sequence[Kind], *, quick: bool, console: Console) -> list[Result]:
+    from evenflow.cli.lab.terminal import render_result
+    from evenflow.lab import run
+
+    results = []
+    for number, kind in enumerate(kinds, start=1):
+        with _progress(f"{number}/{len(kinds)} {kind.name()}") as track:
+            result = run(kind.of_size(quick=quick), track)
+        render_result(result, console)
+        results.append(result)
+    return results
+
+
+@contextmanager
+def _progress(title: str) -> Iterator[Track]:
+    """A bar on standard error, where there is a terminal; it goes when the experiment is done."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        yield lambda items: progress.track(items, total=len(items), description=title)
+
+
+def _write(results: list[Result], html_path: str | None, json_path: str | None) -> None:
+    import json
+
+    from evenflow.cli.lab.page import render_page
+    from evenflow.lab import document
+
+    if html_path is not None:
+        _save(Path(html_path), render_page(results))
+    if json_path is not None:
+        _save(Path(json_path), json.dumps(document(results), ensure_ascii=False, allow_nan=False, indent=1))
+
+
+def _save(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise Failure(f"{path} cannot be written: {error.strerror}.") from error
+    click.echo(f"Wrote {path}", err=True)
