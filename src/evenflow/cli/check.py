@@ -30,7 +30,7 @@ STDOUT = "-"
         ("evenflow check train.py:build --json -", "For scripts: JSON on standard output, exit code 0 or 1."),
     ],
 )
-@click.argument("target", required=False)
+@click.argument("target", required=False, type=click.Path())
 @click.option(
     "--input",
     "inputs",
@@ -39,12 +39,15 @@ STDOUT = "-"
     help="Random data for a TARGET without a batch; once per argument of the model. "
     "Floats are standard normal, integers lie in 0 ... HIGH-1.",
 )
-@click.option("--html", "html_path", metavar="FILE", help="Write a page that opens offline.")
+@click.option(
+    "--html", "html_path", type=click.Path(), metavar="FILE", help="Write a page that opens offline."
+)
 @click.option(
     "--json",
     "json_path",
     is_flag=False,
     flag_value=STDOUT,
+    type=click.Path(),
     metavar="[FILE]",
     help="Write JSON to FILE, or to standard output with - or without FILE (then put it last).",
 )
@@ -110,9 +113,11 @@ def _checked(
         from evenflow.check import check
         from evenflow.cli.target import load_target
         from evenflow.diagnose import explain
+        from evenflow.diagnose.registry import select_rules
         from evenflow.flow import Flow
         from evenflow.report import ReportContent
 
+        select_rules(select, ignore)  # a mistake there should not cost a run of the model
         loaded = load_target(target, inputs, seed=seed, device=device)
         report = check(loaded.model, loaded.inputs, loaded.loss, select=select, ignore=ignore, seed=seed)
     flow = report.flow

@@ -24,11 +24,15 @@ def plain_errors(*, debug: bool) -> Iterator[None]:
 
     Raises:
         Failure: Something was raised inside.
+        click.exceptions.Exit: The user interrupted; exit code 130, as shells have it.
     """
     try:
         yield
     except (click.ClickException, click.exceptions.Exit, click.Abort):
         raise
+    except KeyboardInterrupt as error:
+        click.echo("Interrupted.", err=True)
+        raise click.exceptions.Exit(130) from error
     except EvenflowError as error:
         if debug:
             click.echo(traceback.format_exc(), err=True)
