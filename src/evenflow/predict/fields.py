@@ -1,0 +1,265 @@
+"""Random tensors, and the second moments between any two of them.
+
+A :class:`Field` is a tensor of the tape whose entries are random: it has a
+table (:mod:`evenflow.predict.table`) and it remembers how it was made. Most ops
+act on tensors that share nothing, and for those the table is all there is to
+know. Where tensors do share something, as the states of a recurrent net share
+its weights, :func:`cross` finds E x_i y_j on demand, from how both were made:
+
+    x = op(a, b), y = op(a', b')   →   K_xy from K_aa' and K_bb'   by op's own rule,
+
+so each rule is written once, and a tensor's own table is the case x = y. Tensors
+not made alike count as independent. *Tags* (one bit per independent source)
+settle most pairs at once: no common bit, no covariance.
+
+The gradient-independence assumption of mean-field theory enters here and
+nowhere else: W in the forward pass and Wᵀ in the backward pass are different
+ops, hence independent.
+
+References:
+    Yang, "Tensor Programs II: Neural Tangent Kernel for Any Architecture",
+    2020: all second moments of a wide random net follow from its program;
+    its "simple GIA check" says when Wᵀ may be taken as independent of W.
+"""
+
+from __future__ import annotations
+
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Sequence
+from functools import cached_property
+from typing import final
+
+import numpy as np
+import torch
+
+from evenflow.predict.table import Table, align, independent_pair, measured
+
+_sources = itertools.count()
+
+
+class Field(ABC):
+    """A random tensor.
+
+    Attributes:
+        shape: Its shape.
+        cotangent: Whether it is linear in the gradient of the loss. Such fields do
+            not covary with those of the forward pass.
+        keep: Entries that count in a softmax (a mask was added), as a boolean
+            tensor that broadcasts against the last dimensions; None for all.
+    """
+
+    def __init__(self, shape: Sequence[int], *, cotangent: bool = False) -> None:
+        self.shape = tuple(int(n) for n in shape)
+        self.cotangent = cotangent
+        self.keep: torch.Tensor | None = None
+
+    @cached_property
+    @abstractmethod
+    def table(self) -> Table:
+        """Means and second moments."""
+
+    @cached_property
+    @abstractmethod
+    def tags(self) -> int:
+        """Bits of the sources through which it can covary with another field."""
+
+    @property
+    def mean_square(self) -> float:
+        """E x² over all entries."""
+        return self.table.mean_square
+
+
+@final
+class Leaf(Field):
+    """A tensor made by nothing that is tracked: a parameter, an input, a constant.
+
+    Args:
+        table: Its table; None to measure it on the entries when asked for.
+        values: Its entries, if they are known.
+        orthogonal: Whether it is a multiple of a random (semi-)orthogonal matrix.
+        cotangent: As in :class:`Field`.
+    """
+
+    def __init__(
+        self,
+        table: Table | None,
+        values: torch.Tensor | None = None,
+        *,
+        orthogonal: bool = False,
+        cotangent: bool = False,
+    ) -> None:
+        assert table is not None or values is not None
+        super().__init__(table.shape if values is None else values.shape, cotangent=cotangent)  # type: ignore[union-attr]
+        self._table = table
+        self.values = values
+        self.orthogonal = orthogonal
+        self._bit = next(_sources)
+
+    @cached_property
+    def table(self) -> Table:
+        if self._table is not None:
+            return self._table
+        assert self.values is not None
+        return measured(self.values)
+
+    @cached_property
+    def tags(self) -> int:
+        mean = self.table.mean
+        fixed = mean is not None and mean.size == 1 and (self.table.second == mean.item() ** 2).all()
+        return 0 if fixed else 1 << self._bit
+
+
+@final
+class Made(Field):
+    """The output of an op that maps tables to a table.
+
+    Args:
+        parts: What it was made from.
+        rule: From the tables of the parts to that of the output; must be
+            linear in each of them, for it serves pairs of tensors too.
+        key: Names the op with all its options: fields with equal keys were made alike.
+    """
+
+    def __init__(
+        self, shape: Sequence[int], parts: Sequence[Field], rule: Callable[..., Table], key: Hashable
+    ) -> None:
+        super().__init__(shape, cotangent=any(part.cotangent for part in parts))
+        self.parts = tuple(parts)
+        self.rule = rule
+        self.key = key
+
+    @cached_property
+    def table(self) -> Table:
+        return self.rule(*(part.table for part in self.parts))
+
+    @cached_property
+    def tags(self) -> int:
+        return product_tags([(part, part.table.centred) for part in self.parts])
+
+
+@final
+class Sum(Field):
+    """a·x + b·y. Random tensors that are added covary as :func:`cross` says."""
+
+    def __init__(self, shape: Sequence[int], terms: Sequence[tuple[float, Field]]) -> None:
+        super().__init__(shape, cotangent=any(field.cotangent for _, field in terms))
+        self.terms = tuple(terms)
+
+    @cached_property
+    def table(self) -> Table:
+        tables = [field.table.scaled(factor) for factor, field in self.terms]
+        dims, tables = align(tables, self.shape)
+        second = sum(t.second for t in tables)
+        for (i, (f, x)), (j, (g, y)) in itertools.combinations(enumerate(self.terms), 2):
+            pair = cross(x, y)
+            if pair is None:
+                mixed = independent_pair(tables[i], tables[j])
+            else:
+                aligned_dims, (mixed,) = align([pair.scaled(1.0)], self.shape)
+                if aligned_dims != dims:
+                    _, (mixed, _) = align([pair, tables[i]], self.shape)
+                mixed = Table(dims, mixed.second * f * g, None)
+            second = second + mixed.second + mixed.swapped().second
+        mean = sum(t.mean for t in tables if t.mean is not None)
+        return Table(dims, second, mean).limited()
+
+    @cached_property
+    def tags(self) -> int:
+        return _union([field for _, field in self.terms])
+
+
+def product_tags(factors: Sequence[tuple[Field, bool]]) -> int:
+    """Tags of a product, given its factors and whether each has mean zero.
+
+    It covaries only with what each of its zero-mean factors covaries with, so one of these decides.
+    """
+    centred = [field for field, has_mean_zero in factors if has_mean_zero]
+    centred = [field for field in centred if field.cotangent] or centred
+    if centred:
+        return min((field.tags for field in centred), key=int.bit_count)
+    return _union([field for field, _ in factors])
+
+
+def _union(fields: Sequence[Field]) -> int:
+    tags = 0
+    for field in fields:
+        tags |= field.tags
+    return tags
+
+
+_known: dict[tuple[int, int], tuple[Field, Field, Table | None]] = {}
+
+
+def cross(x: Field, y: Field) -> Table | None:
+    """E x_i y_j; None where x and y are independent, so that it is the product of their means."""
+    if x is y:
+        return x.table
+    if x.cotangent != y.cotangent or not x.tags & y.tags:
+        return None
+    if (found := _known.get((id(x), id(y)))) is not None:
+        return found[2]
+    if (found := _known.get((id(y), id(x)))) is not None:
+        return None if found[2] is None else found[2].swapped()
+    table = _cross(x, y)
+    _known[id(x), id(y)] = (x, y, table)
+    return table
+
+
+def forget() -> None:
+    """Drop all pairs found so far; they keep their fields alive."""
+    _known.clear()
+
+
+def _cross(x: Field, y: Field) -> Table | None:
+    from evenflow.predict.pointwise import Expression, cross_expressions
+
+    if isinstance(x, Sum):
+        return _cross_sum(x, y)
+    if isinstance(y, Sum):
+        pair = _cross_sum(y, x)
+        return None if pair is None else pair.swapped()
+    if isinstance(x, Expression) or isinstance(y, Expression):
+        return cross_expressions(x, y)
+    alike = getattr(x, "cross", None)
+    if alike is not None and type(x) is type(y):
+        found: Table | None = alike(y)
+        return found
+    if isinstance(x, Made) and isinstance(y, Made):
+        if x.key == y.key:
+            return _cross_made(x, y)
+        if x.key[0] == y.key[0] == "slice" and x.key[1] == y.key[1] and x.shape == y.shape:  # type: ignore[index]
+            pair = cross(x.parts[0], y.parts[0])
+            return None if pair is None else pair.apart(x.key[1], x.key[2], y.key[2], x.shape[x.key[1]])  # type: ignore[index]
+    return None
+
+
+def _cross_sum(x: Sum, y: Field) -> Table | None:
+    pairs = [(factor, part, cross(part, y)) for factor, part in x.terms]
+    if all(pair is None for _, _, pair in pairs):
+        return None
+    tables = []
+    for factor, part, pair in pairs:
+        if pair is None:
+            _, (a, b) = align([part.table, y.table], np.broadcast_shapes(part.shape, y.shape))
+            pair = independent_pair(a, b)
+        tables.append((factor, pair))
+    dims, aligned = align([t for _, t in tables], np.broadcast_shapes(*(t.shape for _, t in tables)))
+    return Table(dims, sum(f * t.second for (f, _), t in zip(tables, aligned, strict=True)), None)
+
+
+def _cross_made(x: Made, y: Made) -> Table | None:
+    tables, related = [], False
+    for a, b in zip(x.parts, y.parts, strict=True):
+        if a.shape != b.shape:
+            return None
+        pair = cross(a, b)
+        if pair is None:
+            if a.table.centred or b.table.centred:
+                return None
+            _, (mine, other) = align([a.table, b.table], a.shape)
+            pair = independent_pair(mine, other)
+        else:
+            related = True
+        tables.append(pair if pair.mean is None else Table(pair.dims, pair.second, None))
+    return x.rule(*tables) if related else None

@@ -1,0 +1,424 @@
+"""Abstract interpretation: run a model on tensors that hold no numbers, and carry fields instead.
+
+The model, its loss and ``backward()`` run on the *meta* device, where tensors have
+a shape and nothing else. Autograd itself emits the backward pass as ATen ops, so
+there are no reverse rules by hand. A :class:`TorchDispatchMode` sees every op and
+asks its rule for the output's :class:`~evenflow.predict.fields.Field`.
+
+* Small tensors that depend on nothing random (masks, positions, labels) carry
+  their actual entries as well, computed on the CPU beside.
+* Initialisers are ops like others: ``normal_`` makes a fresh random field.
+* In-place ops and views: a field belongs to a place in memory (storage, offset,
+  shape, strides) at a time. Reading a view of memory that was written through
+  another view derives the field anew.
+* An op without a rule makes its output *unknown*, and so is all that depends on
+  it; the op's name is kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, final
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+
+from evenflow.flow import Stats
+from evenflow.predict import pointwise
+from evenflow.predict.fields import Field, Leaf
+from evenflow.predict.rules import RULES
+from evenflow.predict.rules.registry import Context, NoRule
+from evenflow.predict.table import constant
+
+_Place: TypeAlias = tuple[int, int, tuple[int, ...], tuple[int, ...]]
+
+MAX_KNOWN = 1 << 22
+"""Entries up to which a tensor that is not random is computed beside; 4 M hold a mask of 2048²."""
+
+_FILLED = {"zeros": 0.0, "zeros_like": 0.0, "new_zeros": 0.0, "ones": 1.0, "ones_like": 1.0, "new_ones": 1.0}
+_RANDOM = frozenset(
+    {
+        "normal",
+        "uniform",
+        "random",
+        "bernoulli",
+        "exponential",
+        "randn",
+        "rand",
+        "randint",
+        "randperm",
+        "randn_like",
+        "rand_like",
+        "normal_functional",
+        "native_dropout",
+        "multinomial",
+        "cauchy",
+        "geometric",
+        "log_normal",
+    }
+)
+_POINTWISE = frozenset(
+    f"{name}{suffix}"
+    for name in (
+        "celu",
+        "elu",
+        "gelu",
+        "hardshrink",
+        "hardsigmoid",
+        "hardswish",
+        "hardtanh",
+        "leaky_relu",
+        "logit",
+        "log_sigmoid",
+        "mish",
+        "relu",
+        "selu",
+        "sigmoid",
+        "silu",
+        "softplus",
+        "softshrink",
+        "tanh",
+        "threshold",
+    )
+    for suffix in ("", "_backward")
+)
+"""Pointwise ops that PyTorch does not tag as such."""
+_UNKNOWN = object()
+
+
+@dataclass(slots=True)
+class _Memory:
+    """What one storage holds: fields by place, with the time at which they were written."""
+
+    time: int = 0
+    latest: _Place | None = None
+    fields: dict[_Place, tuple[int, Any]] = field(default_factory=dict)
+
+
+@final
+class Interpreter(TorchDispatchMode):
+    """Interprets all ops that run while it is entered.
+
+    Attributes:
+        unknown: Ops without a rule, counted.
+        remarks: Approximations that rules made, counted.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.unknown: Counter[str] = Counter()
+        self.remarks: Counter[str] = Counter()
+        self._memories: dict[int, _Memory] = {}
+        self._kept: list[Tensor] = []
+        self._real: dict[int, tuple[Tensor, Leaf]] = {}
+        self._twins: dict[int, Tensor] = {}
+        self._context = Context(self.remarks)
+
+    # Reading and writing
+
+    def field_of(self, tensor: Tensor) -> Field | None:
+        """The field of a tensor; None if it is not known."""
+        if tensor.numel() == 0:
+            return Leaf(None, torch.empty(tensor.shape, dtype=tensor.dtype))
+        if tensor.device.type != "meta":
+            known = self._real.get(id(tensor))
+            if known is None:
+                known = self._real[id(tensor)] = (tensor, _known(tensor.detach().clone()))
+            return known[1]
+        memory = self._memories.get(tensor.untyped_storage()._cdata)
+        if memory is None:
+            return None
+        place = _place(tensor)
+        time, found = memory.fields.get(place, (-1, _UNKNOWN))
+        if time < memory.time:
+            found = self._derived(memory, place, found)
+            memory.fields[place] = (memory.time, found)
+        return None if found is _UNKNOWN else found
+
+    def set_field(self, tensor: Tensor, value: Field | None) -> None:
+        """Say what a tensor holds from now on."""
+        self._kept.append(tensor)
+        memory = self._memories.setdefault(tensor.untyped_storage()._cdata, _Memory())
+        memory.fields[_place(tensor)] = (memory.time, _UNKNOWN if value is None else value)
+
+    def write(self, tensor: Tensor, value: Field | None) -> None:
+        """As :meth:`set_field`, for memory that other views may share."""
+        memory = self._memories.setdefault(tensor.untyped_storage()._cdata, _Memory())
+        base = tensor._base if tensor._is_view() else None
+        whole: Field | None = None
+        if base is not None and base.numel() != tensor.numel():
+            whole = self._patched(base, tensor, value)
+        memory.time += 1
+        memory.latest = (
+            _place(tensor)
+            if (whole is None and base is None) or base is None or base.numel() == tensor.numel()
+            else _place(base)
+        )
+        written = _place(tensor)
+        for place, (time, found) in memory.fields.items():
+            if not _overlap(place, written):
+                memory.fields[place] = (
+                    memory.time,
+                    found if time == memory.time - 1 else self._derived(memory, place, found),
+                )
+        if memory.latest != written:
+            memory.fields[memory.latest] = (memory.time, _UNKNOWN if whole is None else whole)
+        self.set_field(tensor, value)
+
+    def _patched(self, base: Tensor, part: Tensor, value: Field | None) -> Field | None:
+        """The field of a tensor of which a part was overwritten."""
+        old = self.field_of(base)
+        if old is None or value is None:
+            return None
+        if (
+            isinstance(old, Leaf)
+            and isinstance(value, Leaf)
+            and old.values is not None
+            and value.values is not None
+        ):
+            offset = part.storage_offset() - base.storage_offset()
+            strides = [s for s in part.stride()]
+            if base.is_contiguous():
+                return _known(
+                    old.values.contiguous().as_strided_scatter(value.values, part.shape, strides, offset)
+                )
+        return RULES["<patch>"](self._context, base, old, value, part)
+
+    def _derived(self, memory: _Memory, place: _Place, stale: Any) -> Any:
+        """What a place holds whose memory was written through another view."""
+        latest = memory.latest
+        if latest is None or (stale is _UNKNOWN and latest == place):
+            return _UNKNOWN
+        _, value = memory.fields[latest]
+        if value is _UNKNOWN:
+            return _UNKNOWN
+        shape, strides = place[2], place[3]
+        if math.prod(shape) == math.prod(latest[2]):
+            order = sorted(range(len(shape)), key=lambda d: -strides[d])
+            source = sorted(range(len(latest[2])), key=lambda d: -latest[3][d])
+            value = RULES["permute"](self._context, None, value, source)
+            value = RULES["view"](self._context, None, value, [shape[d] for d in order])
+            return RULES["permute"](self._context, None, value, [order.index(d) for d in range(len(shape))])
+        try:
+            return RULES["<part>"](self._context, value, latest, place)
+        except NoRule:
+            return _UNKNOWN
+
+    def _to_meta(self, value: Any) -> Any:
+        """A tensor with entries as one without, which stands for it in ops."""
+        if not isinstance(value, Tensor) or value.device.type == "meta":
+            return value
+        known = self.field_of(value)
+        twin = self._twins.get(id(value))
+        if twin is None:
+            twin = self._twins[id(value)] = torch.empty_strided(
+                value.shape, value.stride(), dtype=value.dtype, device="meta"
+            )
+            self.set_field(twin, known)
+        return twin
+
+    def stats(self, tensor: Tensor) -> Stats:
+        """Predicted statistics of a tensor; the mean square is NaN where it is unknown."""
+        found = self.field_of(tensor)
+        if found is None:
+            return Stats(tensor.numel(), math.nan, math.nan)
+        with _disable_current_modes():
+            table = found.table
+        square = table.mean_square
+        return Stats(tensor.numel(), table.average, square if square > 0 else 0.0)
+
+    # Running
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run the op on shapes, then on fields."""
+        kwargs = kwargs or {}
+        full = func._schema.name.split("::")[1]
+        inplace = full.endswith("_") and not full.endswith("__")
+        name = full[:-1] if inplace else full
+        if name == "_local_scalar_dense" and args[0].device.type == "meta":
+            return self._number(args[0])
+        if torch.Tag.inplace_view in func.tags:
+            before = self.field_of(args[0])
+            output = func(*args, **kwargs)
+            if before is not None:
+                self.set_field(args[0], RULES[name](self._context, output, before, *args[1:]))
+            return output
+        tensors = list(_tensors((args, kwargs)))
+        if all(t.device.type != "meta" for t in tensors) and kwargs.get("device") != torch.device("meta"):
+            return func(*args, **kwargs)
+        if name == "_to_copy" and tensors[0].device.type != "meta":
+            output = func(*args, **kwargs)
+            self.set_field(output, self.field_of(tensors[0]))
+            return output
+        if any(t.device.type != "meta" for t in tensors):
+            args, kwargs = (_mapped(self._to_meta, part) for part in (args, kwargs))
+        output = func(*args, **kwargs)
+        with _disable_current_modes():
+            results = self._interpret(func, name, inplace, output, args, kwargs)
+        outputs = output if isinstance(output, (list, tuple)) else [output]
+        for tensor, value in zip(outputs, results, strict=False):
+            if isinstance(tensor, Tensor):
+                if inplace:
+                    self.write(args[0], value)
+                else:
+                    self.set_field(tensor, value)
+        return output
+
+    def _interpret(
+        self, func: Any, name: str, inplace: bool, output: Any, args: Any, kwargs: Any
+    ) -> list[Field | None]:
+        """The fields of the outputs."""
+        outputs = list(output) if isinstance(output, (list, tuple)) else [output]
+        nothing: list[Field | None] = [None] * len(outputs)
+        if not any(isinstance(tensor, Tensor) for tensor in outputs) or name.startswith(
+            ("empty", "new_empty")
+        ):
+            return nothing
+        known = self._known(func, name, inplace, outputs, args, kwargs)
+        if known is not None:
+            return known
+        operands = {id(t): self.field_of(t) for t in _tensors((args, kwargs))}
+        writes_first = name in _RANDOM or name in ("fill", "zero", "copy")
+        missing = [
+            t
+            for i, t in enumerate(_tensors((args, kwargs)))
+            if operands[id(t)] is None and not (writes_first and i == 0)
+        ]
+        if missing:
+            return nothing
+        if name not in RULES and not any(isinstance(t, Tensor) and t.is_floating_point() for t in outputs):
+            self.unknown[f"{name}: whole numbers or truth values that depend on random ones"] += 1
+            return nothing
+        as_field = lambda value: operands[id(value)] if isinstance(value, Tensor) else value
+        fields = _mapped(as_field, list(args))
+        options = {
+            key: as_field(value)
+            for key, value in kwargs.items()
+            if key not in ("device", "layout", "pin_memory", "memory_format", "dtype", "generator")
+        }
+        try:
+            if name in RULES:
+                result = RULES[name](self._context, output, *fields, **options)
+            elif torch.Tag.pointwise in func.tags or name in _POINTWISE:
+                op = getattr(getattr(torch.ops.aten, name), func._overloadname) if inplace else func
+                result = pointwise.apply(op, name, fields, options, outputs[0].shape)
+            else:
+                raise NoRule("no rule for it")
+        except (NoRule, NotImplementedError) as error:
+            self.unknown[f"{name}: {error}"] += 1
+            return nothing
+        return list(result) if isinstance(result, (list, tuple)) else [result]
+
+    def _known(
+        self, func: Any, name: str, inplace: bool, outputs: list[Any], args: Any, kwargs: Any
+    ) -> list[Field | None] | None:
+        """Outputs with entries, if all operands have them."""
+        size = sum(t.numel() for t in outputs if isinstance(t, Tensor))
+        first = outputs[0]
+        if name in _FILLED or name in ("full", "new_full", "full_like"):
+            value = _FILLED.get(name)
+            value = float(args[1] if len(args) > 1 else kwargs["fill_value"]) if value is None else value
+            values = torch.full(first.shape, value, dtype=first.dtype) if size <= MAX_KNOWN else None
+            return [Leaf(constant(first.shape, value), values)]
+        if name in _RANDOM or size > MAX_KNOWN:
+            return None
+        if inplace and name in ("fill", "zero"):
+            value = 0.0 if name == "zero" else args[1]
+            if isinstance(value, Tensor):
+                return None
+            return [
+                Leaf(constant(first.shape, float(value)), torch.full(first.shape, value, dtype=first.dtype))
+            ]
+        skip_first = inplace and name == "copy"
+        values: dict[int, Tensor] = {}
+        for i, tensor in enumerate(_tensors((args, kwargs))):
+            if skip_first and i == 0:
+                values[id(tensor)] = torch.empty(tensor.shape, dtype=tensor.dtype)
+                continue
+            found = self.field_of(tensor)
+            if not isinstance(found, Leaf) or found.values is None:
+                return None
+            values[id(tensor)] = found.values.clone() if inplace and i == 0 else found.values
+        to_cpu = lambda x: (
+            values[id(x)]
+            if isinstance(x, Tensor)
+            else torch.device("cpu")
+            if isinstance(x, torch.device)
+            else x
+        )
+        try:
+            result = func(*_mapped(to_cpu, args), **_mapped(to_cpu, kwargs))
+        except (RuntimeError, NotImplementedError):
+            return None
+        results = result if isinstance(result, (list, tuple)) else [result]
+        return [_known(value) if isinstance(value, Tensor) else None for value in results]
+
+    def _number(self, tensor: Tensor) -> Any:
+        """What ``.item()`` gives."""
+        found = self.field_of(tensor)
+        if isinstance(found, Leaf) and found.values is not None:
+            return found.values.item()
+        if tensor.is_floating_point():
+            return math.nan if found is None else found.table.average
+        raise NoRule(
+            "the model asks for the value of a tensor (.item(), bool() or a shape that depends on data), "
+            "and that value depends on random numbers"
+        )
+
+
+def _known(values: Tensor) -> Leaf:
+    return Leaf(None, values)
+
+
+def _place(tensor: Tensor) -> _Place:
+    return (
+        tensor.untyped_storage()._cdata,
+        tensor.storage_offset(),
+        tuple(tensor.shape),
+        tuple(stride if size > 1 else 0 for size, stride in zip(tensor.shape, tensor.stride(), strict=True)),
+    )
+
+
+def _overlap(first: _Place, second: _Place) -> bool:
+    """Whether two places share an entry; True where that is hard to tell."""
+    (_, start_1, shape_1, strides_1), (_, start_2, shape_2, strides_2) = sorted(
+        (first, second), key=lambda p: p[1]
+    )
+    span = sum((n - 1) * s for n, s in zip(shape_1, strides_1, strict=True))
+    if start_1 + span < start_2:
+        return False
+    if strides_1 != strides_2:
+        return True
+    distance = start_2 - start_1
+    for stride, n in sorted(zip(strides_1, shape_1, strict=True), reverse=True):
+        if stride:
+            steps, distance = divmod(distance, stride)
+            if steps >= n:
+                return False
+    return distance == 0
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """Tensors among arguments, which nest lists at most."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors(item)
+    elif isinstance(value, dict):
+        yield from _tensors(list(value.values()))
+
+
+def _mapped(change: Callable[[Any], Any], value: Any) -> Any:
+    """Arguments with each leaf changed."""
+    if isinstance(value, (list, tuple)):
+        return [_mapped(change, item) for item in value]
+    if isinstance(value, dict):
+        return {key: _mapped(change, item) for key, item in value.items()}
+    return change(value)

@@ -1,0 +1,17 @@
+"""Rules for ATen ops, one family a file."""
+
+from evenflow.predict.rules import (  # noqa: F401  (importing registers)
+    convolution,
+    indexing,
+    initialise,
+    linear,
+    losses,
+    norms,
+    pooling,
+    reductions,
+    softmax,
+    views,
+)
+from evenflow.predict.rules.registry import RULES
+
+__all__ = ["RULES"]

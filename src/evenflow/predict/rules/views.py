@@ -1,0 +1,496 @@
+"""Ops that rearrange, repeat, cut and join entries.
+
+A view of an expression is the expression of the views, so that what a cotangent
+remembers of an activation survives reshaping.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from evenflow.predict import axes
+from evenflow.predict.axes import Axis, plain
+from evenflow.predict.fields import Field, Leaf, Made, cross
+from evenflow.predict.pointwise import Expression, Term
+from evenflow.predict.rules.registry import Context, NoRule, rule
+from evenflow.predict.table import Dims, Table, common_axes, retarget
+
+
+def rearranged(
+    context: Context,
+    x: Field,
+    shape: Sequence[int],
+    of_table: Callable[[Table], Table],
+    key: Hashable,
+    of_values: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> Field:
+    """Apply a rearrangement to a field, or to the fields inside an expression."""
+    shape = tuple(int(n) for n in shape)
+    found = context.made.get((id(x), key))
+    if found is not None:
+        return found[1]
+    if isinstance(x, Expression) and x.atoms and all(atom.shape == x.shape for atom in x.atoms):
+        moved = {atom: rearranged(context, atom, shape, of_table, key, of_values) for atom in x.atoms}
+        terms = [Term(t.factor, tuple((moved[field], f) for field, f in t.functions)) for t in x.terms]
+        result: Field = Expression(shape, terms)
+    elif isinstance(x, Leaf) and x.values is not None and of_values is not None:
+        result = Leaf(of_table(x.table), of_values(x.values), orthogonal=x.orthogonal, cotangent=x.cotangent)
+    else:
+        result = Made(shape, (x,), of_table, key)
+    if x.keep is not None and of_values is not None and tuple(x.keep.shape) == x.shape:
+        result.keep = of_values(x.keep)
+    elif x.keep is not None and x.shape[-2:] == shape[-2:]:
+        result.keep = x.keep
+    context.made[id(x), key] = (x, result)
+    return result
+
+
+@rule("view", "_unsafe_view", "reshape", "squeeze", "unsqueeze", "_reshape_alias", "flatten")
+def view(context: Context, output: Any, x: Field, *args: Any) -> Field:
+    """Same entries in the same order."""
+    shape = tuple(args[0] if output is None else output.shape)
+    if shape == x.shape:
+        return x
+    return rearranged(
+        context, x, shape, lambda t: t.viewed(shape), ("view", shape), lambda v: v.reshape(shape)
+    )
+
+
+@rule(
+    "clone",
+    "alias",
+    "detach",
+    "_to_copy",
+    "contiguous",
+    "lift_fresh",
+    "lift_fresh_copy",
+    "positive",
+    "view_as_real_copy",
+)
+def same(context: Context, output: Any, x: Field, *args: Any, **options: Any) -> Field:
+    """The same entries."""
+    return x
+
+
+@rule("copy")
+def copy(context: Context, output: Any, x: Field | None, source: Field, *args: Any) -> Field:
+    """X is overwritten."""
+    return source if source.shape == tuple(output.shape) else expand(context, output, source)
+
+
+@rule("permute")
+def permute(context: Context, output: Any, x: Field, order: Sequence[int]) -> Field:
+    """Dimensions in another order."""
+    order = tuple(int(d) % len(x.shape) for d in order)
+    if order == tuple(range(len(order))):
+        return x
+    shape = [x.shape[d] for d in order]
+    return rearranged(
+        context, x, shape, lambda t: t.permuted(order), ("permute", order), lambda v: v.permute(order)
+    )
+
+
+@rule("t")
+def t(context: Context, output: Any, x: Field) -> Field:
+    """Transposed matrix."""
+    return permute(context, output, x, range(len(x.shape))[::-1])
+
+
+@rule("transpose")
+def transpose(context: Context, output: Any, x: Field, first: int, second: int) -> Field:
+    """Two dimensions exchanged."""
+    order = list(range(len(x.shape)))
+    order[first], order[second] = order[second], order[first]
+    return permute(context, output, x, order)
+
+
+@rule("expand")
+def expand(context: Context, output: Any, x: Field, *args: Any, **options: Any) -> Field:
+    """Repeated along new dimensions without copying."""
+    shape = tuple(output.shape)
+    if shape == x.shape:
+        return x
+    return rearranged(
+        context, x, shape, lambda t: t.expanded(shape), ("expand", shape), lambda v: v.expand(shape)
+    )
+
+
+@rule("repeat")
+def repeat(context: Context, output: Any, x: Field, times: Sequence[int]) -> Field:
+    """Copies side by side."""
+    source = (1,) * (len(times) - len(x.shape)) + x.shape
+    split = [n for k, size in zip(times, source, strict=True) for n in (k, size)]
+    spread = view(context, None, x, [n for size in source for n in (1, size)])
+    spread = rearranged(
+        context,
+        spread,
+        split,
+        lambda table: table.expanded(split),
+        ("expand", tuple(split)),
+        lambda v: v.expand(split),
+    )
+    return view(context, output, spread)
+
+
+@rule("as_strided")
+def as_strided(
+    context: Context, output: Any, x: Field, shape: Sequence[int], strides: Sequence[int], *rest: Any
+) -> Field:
+    """Only where it amounts to a permutation."""
+    if tuple(shape) == x.shape:
+        return x
+    raise NoRule("strides that are no view of the same entries")
+
+
+# Cutting
+
+
+def cut(context: Context, x: Field, dim: int, start: int, stop: int, step: int = 1) -> Field:
+    """``x[start:stop:step]`` along one dimension."""
+    dim %= len(x.shape)
+    size = len(range(start, stop, step))
+    if size == x.shape[dim]:
+        return x
+    shape = [*x.shape[:dim], size, *x.shape[dim + 1 :]]
+    where = (slice(None),) * dim + (slice(start, stop, step),)
+    return rearranged(
+        context,
+        x,
+        shape,
+        lambda t: t.sliced(dim, start, stop, step),
+        ("slice", dim, start, stop, step),
+        lambda v: v[where],
+    )
+
+
+@rule("slice")
+def slice_(
+    context: Context,
+    output: Any,
+    x: Field,
+    dim: int = 0,
+    start: int | None = None,
+    end: int | None = None,
+    step: int = 1,
+) -> Field:
+    """``x[start:end:step]``."""
+    first, last, step = slice(start, end, step).indices(x.shape[dim])
+    return cut(context, x, dim, first, last, step)
+
+
+@rule("narrow")
+def narrow(context: Context, output: Any, x: Field, dim: int, start: int, length: int) -> Field:
+    """``x[start:start + length]``."""
+    return cut(context, x, dim, start, start + length)
+
+
+@rule("select")
+def select(context: Context, output: Any, x: Field, dim: int, index: int) -> Field:
+    """``x[index]``."""
+    index %= x.shape[dim]
+    return view(context, output, cut(context, x, dim, index, index + 1))
+
+
+@rule("split", "unsafe_split", "split_with_sizes", "unsafe_split_with_sizes", "chunk", "tensor_split")
+def split(context: Context, output: Any, x: Field, sizes: Any, dim: int = 0) -> list[Field]:
+    """Consecutive parts."""
+    parts, start = [], 0
+    for part in output:
+        length = part.shape[dim]
+        parts.append(cut(context, x, dim, start, start + length))
+        start += length
+    return parts
+
+
+@rule("unbind")
+def unbind(context: Context, output: Any, x: Field, dim: int = 0) -> list[Field]:
+    """All ``x[index]``."""
+    return [select(context, part, x, dim, index) for index, part in enumerate(output)]
+
+
+@rule("diagonal")
+def diagonal(context: Context, output: Any, x: Field, *args: Any) -> Field:
+    """Entries of a matrix whose indices agree; only for exchangeable entries."""
+    if len(x.shape) != 2:
+        raise NoRule("a diagonal of more than two dimensions")
+    table = x.table.exchangeable(0).exchangeable(1)
+    n = output.shape[0]
+    second = np.array([table.second[0, 0], table.second[1, 1]])
+    return Leaf(Table(((plain(n),),), second, None if table.mean is None else table.mean.reshape(1)))
+
+
+# Joining
+
+
+class Joined(Field):
+    """Fields side by side along one dimension: one segment (or more) each."""
+
+    def __init__(self, shape: Sequence[int], parts: Sequence[Field], dim: int) -> None:
+        super().__init__(shape, cotangent=any(part.cotangent for part in parts))
+        self.parts = tuple(parts)
+        self.dim = dim
+
+    @property
+    def tags(self) -> int:  # type: ignore[override]
+        tags = 0
+        for part in self.parts:
+            tags |= part.tags
+        return tags
+
+    @property
+    def table(self) -> Table:  # type: ignore[override]
+        if not hasattr(self, "_table"):
+            self._table = joined_table(self, self)
+        return self._table
+
+    def cross(self, other: Joined) -> Table | None:
+        """E x_i y_j of two fields joined alike."""
+        if self.dim != other.dim or [p.shape for p in self.parts] != [p.shape for p in other.parts]:
+            return None
+        if not any(a.tags & b.tags for a in self.parts for b in other.parts):
+            return None
+        table = joined_table(self, other)
+        return Table(table.dims, table.second, None)
+
+
+def joined_table(x: Joined, y: Joined) -> Table:
+    """The table of two joined fields of the same make; that of one if they are the same."""
+    dim = x.dim
+    own = [part.table for part in x.parts]
+    other = own if x is y else [part.table for part in y.parts]
+    dims = _joined_dims([*own, *other], dim, x.shape)
+    lists = []
+    for tables in (own, other):
+        lists.append([_at(t, dims, dim) for t in tables])
+    axis_parts = [p.dims[dim][0] if p.dims[dim] else plain(1) for p in lists[0]]
+    axis = Axis(tuple(size for part in axis_parts for size in part.sizes))
+    at = sum(len(axes_of) for axes_of in dims[:dim])
+    first = lists[0][0]
+    flat = [a for i, axes_of in enumerate(dims) for a in (axes_of if i != dim else (axis,))]
+    second = np.zeros([a.classes for a in flat])
+    mean = np.zeros([a.segments for a in flat])
+    segment = np.cumsum([0, *(part.segments for part in axis_parts)])
+    view_ = np.moveaxis(second, at, 0)
+    mean_view = np.moveaxis(mean, at, 0)
+    S = axis.segments
+    for i, (a, pa) in enumerate(zip(axis_parts, x.parts, strict=True)):
+        ta = lists[0][i]
+        mean_view[segment[i] : segment[i + 1]] = np.moveaxis(
+            _with_axis(ta.mean, at, bool(ta.dims[dim])), at, 0
+        )
+        for j, (b, pb) in enumerate(zip(axis_parts, y.parts, strict=True)):
+            if i == j:
+                pair = ta if pa is pb else cross(pa, pb)
+                pair = None if pair is None else _at(pair, dims, dim)
+                if pair is not None:
+                    values = np.moveaxis(_with_axis(pair.second, at, bool(pair.dims[dim])), at, 0)
+                    if not pair.dims[dim]:
+                        view_[segment[i] * S + segment[i]] = values[0]
+                        view_[S * S + segment[i]] = values[0]
+                        continue
+                    for c in range(a.classes):
+                        left, right = segment[i] + a.left[c], segment[i] + a.right[c]
+                        agree = c >= a.segments**2
+                        view_[S * S + left if agree else left * S + right] = values[c]
+                    continue
+            tb = lists[1][j]
+            block = _between(pa, pb, ta, tb, dims, dim, at)
+            for k in range(a.segments):
+                for l in range(b.segments):
+                    view_[(segment[i] + k) * S + segment[j] + l] = block[k, l]
+                    if i == j and k == l:
+                        view_[S * S + segment[i] + k] = block[k, l]
+    joined_dims = (*dims[:dim], (axis,), *dims[dim + 1 :])
+    table = Table(joined_dims, second, mean)
+    if axis.segments > axes.MAX_SEGMENTS or _same_parts(table, dim, axis):
+        table = table.regroup(dim, 0, plain(axis.n))
+    return table
+
+
+def _same_parts(table: Table, dim: int, axis: Axis) -> bool:
+    """Whether all segments look alike, so that cutting the axis says nothing."""
+    whole = table.regroup(dim, 0, plain(axis.n))
+    back = whole.regroup(dim, 0, axis)
+    scale = np.abs(table.second).max()
+    real = np.concatenate([axis.counts > 0])
+    at = table.first_axis(dim)
+    difference = np.moveaxis(np.abs(back.second - table.second), at, 0)[real]
+    return bool(difference.max() <= 1e-6 * scale)
+
+
+def _with_axis(values: Any, at: int, present: bool) -> Any:
+    return values if present else np.expand_dims(values, at)
+
+
+def _joined_dims(tables: Sequence[Table], dim: int, shape: Sequence[int]) -> Dims:
+    """Axes that all parts can be brought to; along ``dim`` each keeps its own."""
+    dims = []
+    for d in range(len(shape)):
+        found: tuple[Axis, ...] = ()
+        if d != dim:
+            for table in tables:
+                axes_of = table.dims[d]
+                found = common_axes(found, axes_of) if found and axes_of else found or axes_of
+        dims.append(found)
+    return tuple(dims)
+
+
+def _at(table: Table, dims: Dims, dim: int) -> Table:
+    """A part with the common axes, and one axis along ``dim``."""
+    table = table.single(dim)
+    return retarget(table, (*dims[:dim], table.dims[dim], *dims[dim + 1 :]))
+
+
+def _between(a: Field, b: Field, ta: Table, tb: Table, dims: Dims, dim: int, at: int) -> Any:
+    """E x_i y_j of entries of two parts, by their segments along ``dim`` [S_a, S_b, …]."""
+    flat = [axis for i, axes_of in enumerate(dims) if i != dim for axis in axes_of]
+    left = np.moveaxis(_with_axis(ta.mean, at, bool(ta.dims[dim])), at, 0)
+    right = np.moveaxis(_with_axis(tb.mean, at, bool(tb.dims[dim])), at, 0)
+    rows = np.ix_(range(len(left)), *(axis.left for axis in flat))
+    columns = np.ix_(range(len(right)), *(axis.right for axis in flat))
+    block = left[rows][:, None] * right[columns][None]
+    pair = cross(a, b) if a.shape == b.shape else None
+    if pair is not None:
+        # Entries of the two parts at the same position may covary more than others; seen from
+        # the joined axis they all differ, so each block takes the average over its pairs.
+        pair = _at(pair, dims, dim)
+        values = np.moveaxis(_with_axis(pair.second, at, bool(pair.dims[dim])), at, 0)
+        axis = pair.dims[dim][0] if pair.dims[dim] else None
+        if axis is None:
+            return values[None]
+        n, S = np.array(axis.sizes, float), axis.segments
+        total = (axis.counts[: S * S].reshape((S, S) + (1,) * (values.ndim - 1))) * values[: S * S].reshape(
+            (S, S, *values.shape[1:])
+        )
+        total[range(S), range(S)] += n.reshape((S,) + (1,) * (values.ndim - 1)) * values[S * S :]
+        return total / np.outer(n, n).reshape((S, S) + (1,) * (values.ndim - 1))
+    return block
+
+
+@rule("cat")
+def cat(context: Context, output: Any, parts: Sequence[Field], dim: int = 0) -> Field:
+    """Side by side along a dimension."""
+    dim %= len(output.shape)
+    parts = [part for part in parts if len(part.shape) == len(output.shape) and part.shape[dim] > 0]
+    if len(parts) == 1:
+        return parts[0]
+    return Joined(output.shape, parts, dim)
+
+
+@rule("stack")
+def stack(context: Context, output: Any, parts: Sequence[Field], dim: int = 0) -> Field:
+    """Side by side along a new dimension."""
+    dim %= len(output.shape)
+    shape = [*output.shape[:dim], 1, *output.shape[dim + 1 :]]
+    return cat(context, output, [view(context, None, part, shape) for part in parts], dim)
+
+
+def padded(context: Context, x: Field, dim: int, before: int, after: int) -> Field:
+    """Zeros on both sides along a dimension."""
+    from evenflow.predict.table import constant
+
+    parts: list[Field] = [x]
+    for count, at in ((before, 0), (after, len(parts))):
+        if count:
+            shape = [*x.shape[:dim], count, *x.shape[dim + 1 :]]
+            parts.insert(at if at == 0 else len(parts), Leaf(constant(shape, 0.0)))
+    if len(parts) == 1:
+        return x
+    total = before + x.shape[dim] + after
+    return Joined([*x.shape[:dim], total, *x.shape[dim + 1 :]], parts, dim)
+
+
+@rule("constant_pad_nd")
+def constant_pad_nd(context: Context, output: Any, x: Field, pads: Sequence[int], value: float = 0) -> Field:
+    """Padding with a constant; negative padding cuts."""
+    if value != 0:
+        raise NoRule("padding with a value other than 0")
+    for i in range(len(pads) // 2):
+        dim = len(x.shape) - 1 - i
+        before, after = pads[2 * i : 2 * i + 2]
+        x = cut(context, x, dim, max(-before, 0), x.shape[dim] - max(-after, 0))
+        x = padded(context, x, dim, max(before, 0), max(after, 0))
+    return x
+
+
+@rule("slice_backward")
+def slice_backward(
+    context: Context, output: Any, g: Field, sizes: Sequence[int], dim: int, start: int, end: int, step: int
+) -> Field:
+    """The cotangent, zero where the slice did not reach."""
+    first, last, step = slice(start, end, step).indices(sizes[dim])
+    if step != 1:
+        raise NoRule("a slice with a step")
+    return padded(context, g, dim % len(sizes), first, sizes[dim] - last)
+
+
+@rule("select_backward")
+def select_backward(
+    context: Context, output: Any, g: Field, sizes: Sequence[int], dim: int, index: int
+) -> Field:
+    """The cotangent at one index, zero elsewhere."""
+    dim %= len(sizes)
+    index %= sizes[dim]
+    shape = [*sizes[:dim], 1, *sizes[dim + 1 :]]
+    return padded(context, view(context, None, g, shape), dim, index, sizes[dim] - index - 1)
+
+
+@rule("roll", "flip")
+def roll(context: Context, output: Any, x: Field, *args: Any) -> Field:
+    """Entries moved along an axis: the same table where that axis is exchangeable."""
+    return x
+
+
+@rule("<patch>")
+def patch(context: Context, base: Any, old: Field, new: Field, part: Any) -> Field:
+    """A slice of ``old`` overwritten by ``new``."""
+    if base.dim() == part.dim():
+        different = [d for d in range(base.dim()) if base.shape[d] != part.shape[d]]
+        if len(different) == 1 and base.stride() == part.stride():
+            dim = different[0]
+            offset = part.storage_offset() - base.storage_offset()
+            start = offset // base.stride(dim)
+            end = start + part.shape[dim]
+            pieces = [cut(context, old, dim, 0, start)] if start else []
+            pieces += [new]
+            pieces += [cut(context, old, dim, end, base.shape[dim])] if end < base.shape[dim] else []
+            return Joined(base.shape, pieces, dim)
+    if base.dim() == part.dim() + 1:
+        for dim in range(base.dim()):
+            rest = [d for d in range(base.dim()) if d != dim]
+            if [base.shape[d] for d in rest] == list(part.shape) and [base.stride(d) for d in rest] == list(
+                part.stride()
+            ):
+                index = (part.storage_offset() - base.storage_offset()) // base.stride(dim)
+                shape = [*base.shape[:dim], 1, *base.shape[dim + 1 :]]
+                pieces = [cut(context, old, dim, 0, index)] if index else []
+                pieces.append(view(context, None, new, shape))
+                pieces += (
+                    [cut(context, old, dim, index + 1, base.shape[dim])]
+                    if index + 1 < base.shape[dim]
+                    else []
+                )
+                return Joined(base.shape, pieces, dim)
+    raise NoRule("writing into a part of a tensor that is no slice")
+
+
+@rule("<part>")
+def part(context: Context, value: Field, latest: Any, place: Any) -> Field:
+    """A slice read from memory that was written as a whole."""
+    _, base_offset, base_shape, base_stride = latest
+    _, offset, shape, stride = place
+    if len(shape) == len(base_shape) and sum(a != b for a, b in zip(shape, base_shape, strict=True)) == 1:
+        dim = next(d for d in range(len(shape)) if shape[d] != base_shape[d])
+        start = (offset - base_offset) // base_stride[dim] if base_stride[dim] else 0
+        return cut(context, value, dim, start, start + shape[dim])
+    if len(shape) == len(base_shape) - 1:
+        for dim in range(len(base_shape)):
+            if (*base_shape[:dim], *base_shape[dim + 1 :]) == shape and base_stride[dim]:
+                index, rest = divmod(offset - base_offset, base_stride[dim])
+                if not rest and 0 <= index < base_shape[dim]:
+                    return view(context, None, cut(context, value, dim, index, index + 1), shape)
+    raise NoRule("reading a part of a tensor that is no slice")
