@@ -102,6 +102,9 @@ def test_places_without_a_level_have_a_mark_at_the_edge() -> None:
     spec = find(CONTENTS["non_finite"], PictureName.GRADIENT).spec
     odd = {row["place"]: row["what"] for row in values(spec) if "what" in row}
     assert odd == {"0": "NaN or infinite", "1": "exactly zero"}
+    edges = {row["place"]: row["edge"] for row in values(spec) if "what" in row}
+    assert edges["1"] < -9.0
+    assert edges["0"] > 2.0
     axis = next(layer for layer in spec["layer"] if layer["mark"]["type"] == "line")["encoding"]["y"]["axis"]
     assert '"zero"' in axis["labelExpr"]
     assert '"NaN, \\u221e"' in axis["labelExpr"]

@@ -153,6 +153,15 @@ def test_a_gradient_that_ends_is_a_step_to_zero() -> None:
     assert waterfall(samples.non_finite(), 10).total == pytest.approx(-2.0 + math.log10(math.sqrt(300)))
 
 
+def test_nothing_more_is_lost_once_all_is_lost() -> None:
+    net = samples.Net()
+    for level in (-math.inf, -math.inf, -3.0):
+        net.op(str(net.order), "addmm", "Linear", 0.0, level)
+    fall = waterfall(net.flow(), 10)
+    assert [step.log10_gain for step in fall.steps] == [-math.inf, 0.0]
+    assert fall.total == end_to_end(net.flow()) == -math.inf
+
+
 def test_a_chain_of_one_op_has_no_waterfall() -> None:
     net = samples.Net()
     net.op("only", "addmm", "Linear", 0.0, 0.0)
@@ -173,6 +182,13 @@ def test_joined_runs_are_few_and_lose_nothing(gains: list[float], limit: int) ->
     assert sum(run.links for run in runs) == len(steps)
     assert (runs[0].log10_before, runs[-1].log10_after) == (levels[0], levels[-1])
     assert all(a.log10_after == b.log10_before for a, b in pairwise(runs))
+
+
+def test_a_uniform_chain_falls_into_as_many_equal_runs_as_allowed() -> None:
+    steps = [Step(str(i), str(i), 1, -1.0 * i, -1.0 * (i + 1)) for i in range(100)]
+    runs = join(steps, 20)
+    assert [(run.links, run.log10_gain) for run in runs] == [(5, -5.0)] * 20
+    assert (runs[1].first, runs[1].last) == ("5", "9")
 
 
 def test_a_step_that_takes_much_stands_alone_among_runs() -> None:

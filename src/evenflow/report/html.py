@@ -102,11 +102,7 @@ def _environment() -> Environment:
 
 def _markdown(text: str) -> Markup:
     """Markdown as HTML that holds no markup of its author but Markdown's."""
-    parser = (
-        MarkdownIt("commonmark", {"html": False})
-        .enable("table")
-        .disable(["image", "html_block", "html_inline"])
-    )
+    parser = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
     tokens = parser.parse(printable_lines(text))
     for token in tokens:
         if token.type in ("heading_open", "heading_close"):
