@@ -21,6 +21,7 @@ from evenflow.predict.fields import Leaf
 from evenflow.predict.inputs import Described
 from evenflow.predict.interpreter import Interpreter
 from evenflow.predict.model import build_on_meta, on_meta
+from evenflow.predict.rules.attention import fused_attention
 from evenflow.predict.rules.registry import NoRule
 from evenflow.predict.table import constant
 from evenflow.trace.calls import CallStack
@@ -100,7 +101,7 @@ def _predict(model: nn.Module, inputs: Any, loss: Any, seed: int, interpreter: I
     graph = Graph(recorder.tape, calls, interpreter.stats)
     calls.attach(model, _Observer(recorder, graph))
     try:
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), interpreter:
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), fused_attention(), interpreter:
             with recorder:
                 try:
                     output = model(*args, **kwargs)

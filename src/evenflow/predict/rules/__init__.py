@@ -1,6 +1,7 @@
 """Rules for ATen ops, one family a file."""
 
 from evenflow.predict.rules import (  # noqa: F401  (importing registers)
+    attention,
     convolution,
     indexing,
     initialise,
