@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from evenflow.flow import Flow
     from evenflow.measure import measure
     from evenflow.store import open_run
+    from evenflow.watch import watch
 
 __version__ = "0.1.0"
 
@@ -32,9 +33,10 @@ _HOME = {
     "explain": "evenflow.diagnose",
     "measure": "evenflow.measure",
     "open_run": "evenflow.store",
+    "watch": "evenflow.watch",
 }
 
-__all__ = ["Flow", "Report", "__version__", "check", "diagnose", "explain", "measure", "open_run"]
+__all__ = ["Flow", "Report", "__version__", "check", "diagnose", "explain", "measure", "open_run", "watch"]
 
 
 def __getattr__(name: str) -> Any:

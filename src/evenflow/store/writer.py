@@ -25,7 +25,7 @@ import atexit
 import os
 import secrets
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -68,6 +68,8 @@ class RunWriter:
         metadata: Facts on the run that fit in JSON.
         flush_seconds: How long rows wait at most before they are written.
         overwrite: Whether a run that is already there may be replaced.
+        gather: Called in the writing thread before each flush, for rows that are
+            still to be made: tables by name.
 
     Raises:
         StoreError: There is a run at ``path`` already, or the place cannot be written to.
@@ -80,6 +82,7 @@ class RunWriter:
         *,
         flush_seconds: float = 5.0,
         overwrite: bool = False,
+        gather: Callable[[], Iterable[tuple[str, pa.Table]]] = tuple,
     ) -> None:
         self.storage = storage_at(path)
         self.lost_rows = 0
@@ -89,6 +92,7 @@ class RunWriter:
             metadata=dict(metadata or {}),
         )
         self._interval = flush_seconds
+        self._gather = gather
         self._pid = os.getpid()
         self._waiting: dict[str, list[pa.Table]] = {name: [] for name in TABLES}
         self._waiting_rows = 0
@@ -121,19 +125,21 @@ class RunWriter:
         """
         if self._closed or os.getpid() != self._pid:  # a forked child has no business here
             return
-        rows = rows.cast(TABLES[table])
-        with self._rows_lock:
-            self._waiting[table].append(rows)
-            self._waiting_rows += rows.num_rows
-            early = self._waiting_rows >= _EARLY_ROWS
-        if early:
-            self._wake.set()
+        self._take(table, rows)
+        if self._waiting_rows >= _EARLY_ROWS:
+            self.hurry()
+
+    def hurry(self) -> None:
+        """Have the thread flush at once, without waiting for it."""
+        self._wake.set()
 
     def flush(self) -> None:
         """Write now what waits."""
         if os.getpid() != self._pid:
             return
         with self._disk_lock:
+            for table, rows in self._gather():
+                self._take(table, rows)
             for table in TABLES:
                 self._write_waiting(table)
 
@@ -178,6 +184,12 @@ class RunWriter:
                 f"A run cannot be written to {self.storage.location}: {error}\n"
                 "Give the path of a folder that can be written to."
             ) from error
+
+    def _take(self, table: str, rows: pa.Table) -> None:
+        rows = rows.cast(TABLES[table])
+        with self._rows_lock:
+            self._waiting[table].append(rows)
+            self._waiting_rows += rows.num_rows
 
     def _write_forever(self) -> None:
         while not self._closed:

@@ -1,0 +1,7 @@
+"""Watching training at a cost that the user sets."""
+
+from evenflow.watch.errors import WatchError, WatchWarning
+from evenflow.watch.governor import Cost
+from evenflow.watch.watcher import Watch, watch
+
+__all__ = ["Cost", "Watch", "WatchError", "WatchWarning", "watch"]

@@ -1,0 +1,123 @@
+"""The budget governor: what watching may cost, and when it can afford a look.
+
+A bucket holds credit in seconds. Every step adds ``budget`` times its own
+duration and takes out the time that evenflow spent in it. A step is sampled when
+the credit covers what a sample cost so far. The first step is sampled on credit
+and paid for afterwards, so with a sample that costs the share ``c`` of a step one
+step in ``c / budget`` is sampled, and
+
+    time spent  ≤  budget · time of training  +  one sample.
+
+Credit is capped at two samples, or a long pause (an evaluation, a checkpoint)
+would be followed by a burst of them. Where even the figures of every step cost
+more than the budget they are thinned too.
+
+Time is taken with the monotonic clock around evenflow's own code, plus what
+calling into it costs, which no clock inside can see (:data:`_CALL_SECONDS`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+_CALL_SECONDS = 2e-6
+"""What one call of a hook costs outside the hook: an empty forward hook with its slow path through
+``nn.Module.__call__`` took 1.2 to 2.1 µs (benchmarks/watch.py --call)."""
+_MEMORY = 0.2
+"""Weight of the latest sample in the running mean of what samples cost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What watching cost so far.
+
+    Attributes:
+        steps: Steps that were seen.
+        sampled: Steps of which every row was taken.
+        figures: Steps of which the whole-model figures were taken.
+        seconds: evenflow's own time in the training thread.
+        training_seconds: Time from the first step's end to the last one's, its own included.
+        budget: The share that was allowed; None for no limit.
+    """
+
+    steps: int
+    sampled: int
+    figures: int
+    seconds: float
+    training_seconds: float
+    budget: float | None
+
+    @property
+    def fraction(self) -> float:
+        """Own time over the time without it."""
+        bare = self.training_seconds - self.seconds
+        return self.seconds / bare if bare > 0.0 else 0.0
+
+    def __str__(self) -> str:
+        limit = "no limit" if self.budget is None else f"budget {self.budget:.2%}"
+        return (
+            f"{self.sampled} of {self.steps} steps were sampled and the figures of the whole model taken at "
+            f"{self.figures}; that took {self.fraction:.2%} of the training time ({limit})."
+        )
+
+
+@final
+class Governor:
+    """Decides before each step whether it is sampled.
+
+    Args:
+        budget: Share of the step time that may be spent; None for everything at every step.
+    """
+
+    def __init__(self, budget: float | None) -> None:
+        self._budget = budget
+        self._credit = 0.0
+        self._spent = 0.0  # in the step that runs
+        self._calls = 0
+        self._sample_cost: float | None = None
+        self._figures_cost = 0.0
+        self._steps = self._sampled = self._figures = 0
+        self._seconds = self._training = 0.0
+        self.sampling = True
+        self.figures = True
+
+    def spend(self, seconds: float) -> None:
+        """A call into evenflow took so long."""
+        self._spent += seconds
+        self._calls += 1
+
+    def step(self, seconds: float | None) -> None:
+        """A step has ended; decide on the next one.
+
+        Args:
+            seconds: Its duration, evenflow's own time included; None for the
+                first step, of which the beginning was not seen.
+        """
+        own = self._spent + self._calls * _CALL_SECONDS
+        self._spent, self._calls = 0.0, 0
+        self._steps += 1
+        self._sampled += self.sampling
+        self._figures += self.figures
+        if seconds is not None:
+            self._seconds += own
+            self._training += seconds
+        if self._budget is None:
+            return
+        bare = max((seconds or 0.0) - own, 0.0)
+        self._credit += self._budget * bare - own
+        if self.sampling:
+            known = self._sample_cost
+            self._sample_cost = own if known is None else known + _MEMORY * (own - known)
+        elif self.figures:
+            self._figures_cost += _MEMORY * (own - self._figures_cost)
+        expected = self._sample_cost or 0.0
+        self._credit = min(self._credit, 2.0 * expected)
+        self.sampling = self._credit >= expected
+        affordable = self._figures_cost <= 0.5 * self._budget * bare
+        self.figures = self.sampling or affordable or self._credit >= 0.0
+
+    @property
+    def cost(self) -> Cost:
+        """What watching cost so far."""
+        return Cost(self._steps, self._sampled, self._figures, self._seconds, self._training, self._budget)

@@ -1,0 +1,518 @@
+"""Watching: training observed at a cost that the user sets.
+
+    with evenflow.watch(model, optimizer, path="runs/1") as run:
+        for batch in data:
+            loss = ...
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            run.log(loss=loss)
+
+A step is found from the optimizers: it ends when each of them has stepped once, or
+when one of them steps again (a discriminator that takes several turns). Before
+every step the governor decides whether it is sampled; then, and only then, hooks
+are on modules and parameters. Otherwise two hooks on the optimizer are all
+there is.
+
+Nothing here changes what training computes, and no failure of evenflow's reaches
+it: the first one takes everything off and becomes one warning.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import wraps
+from types import TracebackType
+from typing import Any, Self, final
+
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+
+from evenflow import __version__
+from evenflow.flow import Run
+from evenflow.store import RunWriter, open_run
+from evenflow.store.errors import tell
+from evenflow.store.reader import StoredTables
+from evenflow.watch.errors import WatchError, WatchWarning
+from evenflow.watch.governor import Cost, Governor
+from evenflow.watch.moments import Moments
+from evenflow.watch.parameters import ParameterProbe
+from evenflow.watch.passes import PassProbe
+from evenflow.watch.record import MODEL_STRIDE, Recorder, Sample, Step, gradient_norm
+from evenflow.watch.scaling import LossScale, found_overflow, remaining_scale
+
+Models = nn.Module | Mapping[str, nn.Module]
+Optimizers = torch.optim.Optimizer | Iterable[torch.optim.Optimizer] | Mapping[str, torch.optim.Optimizer]
+
+_MOST_WAITING_STEPS = 4096
+"""Steps that wait for the writing thread before it is hurried."""
+
+
+def watch(
+    model: Models,
+    optimizer: Optimizers,
+    *,
+    path: str | os.PathLike[str] | None = None,
+    budget: float | None = 0.01,
+    modules: str | None = None,
+    scaler: torch.amp.GradScaler | None = None,
+    config: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Watch:
+    """Watch training until the returned object is closed.
+
+    Args:
+        model: The model, or several by role: ``{"generator": G, "discriminator": D}``.
+            Roles become the first part of every path.
+        optimizer: The optimizer, or several.
+        path: Folder or fsspec URL of the run; None keeps it in memory.
+        budget: Share of the training time that watching may take; None for
+            everything at every step.
+        modules: Regular expression that the whole path of a module must match for
+            its outputs to be recorded; all modules by default.
+        scaler: The GradScaler in use; found by itself when it first steps.
+        config: Whatever should stand in run.json: anything that fits in JSON.
+        overwrite: Whether a run that is already at ``path`` may be replaced.
+
+    Returns:
+        The watch, a context manager; ``log`` adds figures, ``run`` reads what was seen.
+
+    Raises:
+        WatchError: An argument is of no use: no trainable parameter of the model is
+            in the optimizer, a budget is out of range, a pattern is invalid.
+        StoreError: The run cannot be written to ``path``.
+    """
+    models = dict(model) if isinstance(model, Mapping) else {"": model}
+    if isinstance(optimizer, torch.optim.Optimizer):
+        optimizers = {"": optimizer}
+    elif isinstance(optimizer, Mapping):
+        optimizers = dict(optimizer)
+    else:
+        given = list(optimizer)
+        optimizers = {"": given[0]} if len(given) == 1 else {str(i): one for i, one in enumerate(given)}
+    _check(models, optimizers, budget, modules)
+    return Watch(
+        models,
+        optimizers,
+        path=path,
+        budget=budget,
+        modules=modules,
+        scaler=scaler,
+        config=config or {},
+        overwrite=overwrite,
+    )
+
+
+@final
+class Watch:
+    """Training that is being watched; made by :func:`watch`."""
+
+    def __init__(
+        self,
+        models: Mapping[str, nn.Module],
+        optimizers: Mapping[str, torch.optim.Optimizer],
+        *,
+        path: str | os.PathLike[str] | None,
+        budget: float | None,
+        modules: str | None,
+        scaler: torch.amp.GradScaler | None,
+        config: Mapping[str, Any],
+        overwrite: bool,
+    ) -> None:
+        self.trouble: str | None = None
+        """The failure that ended watching before its time; None if there was none."""
+        self._path = path
+        self._optimizers = dict(optimizers)
+        self._governor = Governor(budget)
+        self._recorder = Recorder()
+        self._waiting: list[Step] = []
+        self._step = Step(0)
+        self._last: Step | None = None
+        self._stepped: set[str] = set()
+        self._turn = 0
+        self._step_began: float | None = None
+        self._log_after: dict[str, bool] = {}
+        self._closed = False
+        self._sample: Sample | None = None
+        self._scale = LossScale(scaler, self._timed(self._skipped))
+        pattern = re.compile(modules) if modules is not None else None
+
+        def wanted(name: str) -> bool:
+            return pattern is None or pattern.fullmatch(name) is not None
+
+        self._passes = {prefix: PassProbe(model, wanted, self._timed) for prefix, model in models.items()}
+        self._offsets = {prefix: MODEL_STRIDE * index for index, prefix in enumerate(models)}
+        self._parameters = {
+            name: ParameterProbe(one, models, self._timed, self._all_moved, self._backward_ended)
+            for name, one in self._optimizers.items()
+        }
+        self._in_closure = False
+        self._writer = RunWriter(
+            path, _facts(models, optimizers, budget, config), overwrite=overwrite, gather=self._gather
+        )
+        self._handles = []
+        for name, one in self._optimizers.items():
+            self._handles += [
+                one.register_step_pre_hook(self._timed(self._before(name))),
+                one.register_step_post_hook(self._timed(self._after(name))),
+            ]
+        self._attach()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self.event("exception", f"{type(error).__name__}: {error}")
+        self.close("finished" if error is None else "failed")
+
+    @property
+    def step(self) -> int:
+        """Number of the step that runs, from 0."""
+        return self._step.number
+
+    @property
+    def cost(self) -> Cost:
+        """What watching cost so far."""
+        return self._governor.cost
+
+    @property
+    def run(self) -> Run:
+        """What was seen so far, to be read.
+
+        While training goes on the step that ended last is not in it, for figures
+        may still be logged to it.
+        """
+        self._writer.flush()
+        return Run(StoredTables(self._writer.storage)) if self._path is None else open_run(self._path)
+
+    def log(self, **figures: float | Tensor) -> None:
+        """Add figures to the step: ``run.log(loss=loss, accuracy=0.9)``.
+
+        Args:
+            figures: Numbers or tensors of one entry, which are not waited for. Several
+                values of one name in one step are averaged. A figure that was
+                first logged after ``optimizer.step()`` belongs to the step that
+                had ended, from then on; one that came before it to the step
+                that runs.
+
+        Raises:
+            WatchError: A value is no number.
+        """
+        if self._closed or self.trouble is not None:
+            return
+        began = time.perf_counter()
+        for name, value in figures.items():
+            figure = _number(name, value)
+            after = self._log_after.setdefault(name, self._last is not None and not self._stepped)
+            step = self._last if after and self._last is not None else self._step
+            step.figures.setdefault(name, []).append(figure)
+        self._governor.spend(time.perf_counter() - began)
+
+    def event(self, kind: str, text: str) -> None:
+        """Write down that something happened in this step."""
+        self._step.events.append((kind, text))
+
+    def close(self, state: str = "finished") -> None:
+        """Stop watching: take every hook off and finish the run on disk."""
+        if self._closed:
+            return
+        self._closed = True
+        self._remove_hooks()
+        cost = self._governor.cost
+        self.event("cost", str(cost))
+        self._waiting += [step for step in (self._last, self._step) if step is not None]
+        self._last = None
+        self._writer.close(state)
+
+    # --- the steps ------------------------------------------------------------
+
+    def _before(self, name: str) -> Callable[..., None]:
+        def hook(optimizer: torch.optim.Optimizer, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+            self._scale.stepping()
+            if not self._scale.active and self._governor.sampling:
+                self._scale.find()
+            if name in self._stepped:  # it steps again before others did: a new step
+                self._end_step()
+            closure = (args[1] if len(args) > 1 else kwargs.get("closure")) is not None
+            self._figures(name, closure=closure)
+            if self._governor.sampling:
+                self._begin_sample(name, closure=closure)
+            self._in_closure = closure
+
+        return hook
+
+    def _after(self, name: str) -> Callable[..., None]:
+        def hook(optimizer: torch.optim.Optimizer, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+            self._in_closure = False
+            skipped = found_overflow(optimizer)
+            if skipped:
+                self._note_skip()
+            if self._sample is not None:
+                self._end_sample(name, skipped=skipped)
+            self._end_turn(name)
+
+        return hook
+
+    def _figures(self, name: str, *, closure: bool) -> None:
+        """Figures of the whole model, at every step that the budget allows."""
+        suffix = f"/{name}" if name else ""
+        groups = self._optimizers[name].param_groups
+        rates = [group["lr"] for group in groups if "lr" in group]
+        for index, rate in enumerate(rates):
+            if index == 0 or rate != rates[0]:
+                self._add(f"lr{suffix}" if index == 0 else f"lr{suffix}/{index}", float(rate))
+        if self._scale.active:
+            self._add("loss_scale", self._scale.value)
+        if self._governor.figures and not closure:
+            norm = self._parameters[name].norm()
+            if norm is not None:
+                left = remaining_scale(self._optimizers[name])
+                self._add(f"gradient_norm_after_clipping{suffix}", norm / left if left != 1.0 else norm)
+
+    def _begin_sample(self, name: str, *, closure: bool) -> None:
+        self._sample = Sample(
+            passes={},
+            offsets=self._offsets,
+            parameters=self._parameters[name].before_step(closure=closure),
+            scale=self._scale.value,
+            remaining=remaining_scale(self._optimizers[name]),
+        )
+
+    def _end_sample(self, name: str, *, skipped: bool) -> None:
+        sample, self._sample = self._sample, None
+        assert sample is not None
+        probe = self._parameters[name]
+        probe.after_step(skipped=skipped)
+        moved = {id(parameter) for parameter in probe.tensors}
+        for prefix, passes in self._passes.items():
+            if passes.holds(moved):
+                sample.passes[prefix] = passes.collect(self._turn)
+        self._step.samples.append(sample)
+        norm = gradient_norm(sample) if _on_host(sample) else None
+        if norm is not None:
+            self._add(
+                f"gradient_norm_before_clipping/{name}" if name else "gradient_norm_before_clipping", norm
+            )
+
+    def _end_turn(self, name: str) -> None:
+        self._stepped.add(name)
+        self._turn += 1
+        for passes in self._passes.values():
+            passes.turn = self._turn
+            passes.paused = False
+        for probe in self._parameters.values():
+            probe.frozen_gradients = False
+        if len(self._stepped) == len(self._optimizers):
+            self._end_step()
+
+    def _end_step(self) -> None:
+        now = time.perf_counter()
+        began, self._step_began = self._step_began, now
+        self._governor.step(None if began is None else now - began)
+        if self._last is not None:
+            self._waiting.append(self._last)
+        self._last, self._step = self._step, Step(self._step.number + 1)
+        self._stepped.clear()
+        if len(self._waiting) >= _MOST_WAITING_STEPS:
+            self._writer.hurry()
+        attached = any(passes.attached for passes in self._passes.values())
+        if self._governor.sampling and not attached:
+            self._attach()
+        elif attached and not self._governor.sampling:
+            self._detach()
+        elif attached and any(passes.outdated for passes in self._passes.values()):
+            self._detach()
+            self._attach()
+
+    def _skipped(self, optimizer: torch.optim.Optimizer) -> None:
+        """The scaler did not let the optimizer step."""
+        name = next((name for name, one in self._optimizers.items() if one is optimizer), None)
+        if name is None or self._closed:
+            return
+        if name in self._stepped:
+            self._end_step()
+        self._note_skip()
+        self._figures(name, closure=False)
+        if self._governor.sampling:
+            self._begin_sample(name, closure=False)
+            self._end_sample(name, skipped=True)
+        self._end_turn(name)
+
+    def _note_skip(self) -> None:
+        self._add("skipped", 1.0)
+        self.event(
+            "skipped_step", "The scaler found gradients that are not finite, and the step was skipped."
+        )
+
+    def _backward_ended(self) -> None:
+        """A closure evaluates the loss again and again; the first time is what the step began with."""
+        if self._in_closure:
+            for probe in self._parameters.values():
+                probe.frozen_gradients = True
+            for passes in self._passes.values():
+                passes.paused = True
+
+    def _add(self, name: str, value: float | Tensor) -> None:
+        self._step.figures.setdefault(name, []).append(value)
+
+    def _all_moved(self) -> set[int]:
+        return {id(tensor) for probe in self._parameters.values() for tensor in probe.tensors}
+
+    # --- hooks, time and failures ---------------------------------------------
+
+    def _attach(self) -> None:
+        for passes in self._passes.values():
+            passes.attach()
+        for probe in self._parameters.values():
+            probe.attach()
+
+    def _detach(self) -> None:
+        for passes in self._passes.values():
+            passes.detach()
+        for probe in self._parameters.values():
+            probe.detach()
+
+    def _remove_hooks(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        self._detach()
+        for probe in self._parameters.values():
+            probe.forget()
+        self._scale.remove()
+        self._passes, self._parameters, self._optimizers = {}, {}, {}  # the watch may outlive the model
+
+    def _timed(self, hook: Callable[..., None]) -> Callable[..., None]:
+        """The hook with its time taken and its failures kept from training."""
+
+        @wraps(hook)
+        def timed(*args: Any) -> None:
+            began = time.perf_counter()
+            try:
+                hook(*args)
+            except Exception as error:
+                self._fail(error)
+            self._governor.spend(time.perf_counter() - began)
+
+        return timed
+
+    def _fail(self, error: Exception) -> None:
+        if self.trouble is not None:
+            return
+        self.trouble = f"{type(error).__name__}: {error}"
+        self._remove_hooks()
+        self.event("trouble", self.trouble)
+        tell(
+            f"evenflow stopped watching at step {self.step}, because of an error of its own: {self.trouble}. "
+            "Training goes on as if it were not there; what was seen before is kept.",
+            WatchWarning,
+        )
+
+    def _gather(self) -> Iterator[tuple[str, pa.Table]]:
+        """Called in the writing thread: the tables of all steps that have ended."""
+        began = time.perf_counter()
+        steps, self._waiting = self._waiting, []
+        try:
+            yield from self._recorder.tables(steps)
+        except Exception as error:
+            self._fail(error)
+        self._governor.spend(time.perf_counter() - began)
+
+
+def _on_host(sample: Sample) -> bool:
+    return all(view.weight is None or isinstance(view.weight, Moments) for view in sample.parameters)
+
+
+def _number(name: str, value: float | Tensor) -> float | Tensor:
+    """A figure that the recorder can read later, of a value that may change until then."""
+    if isinstance(value, Tensor):
+        if value.numel() != 1:
+            raise WatchError(
+                f"log({name}=...) got a tensor of shape {list(value.shape)}; expected a single number. "
+                f"Log its mean, for instance: log({name}=value.mean())."
+            )
+        value = value.detach()
+        return float(value) if value.is_cpu else value.clone()
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise WatchError(
+            f"log({name}=...) got {value!r}; expected a number or a tensor of one entry."
+        ) from None
+
+
+def _check(
+    models: Mapping[str, Any], optimizers: Mapping[str, Any], budget: float | None, modules: str | None
+) -> None:
+    for name, model in models.items():
+        if not isinstance(model, nn.Module):
+            raise WatchError(
+                f"watch got a {type(model).__name__} for the model{f' {name!r}' if name else ''}; "
+                "expected an nn.Module, or a dict of them."
+            )
+    for name, one in optimizers.items():
+        if not isinstance(one, torch.optim.Optimizer):
+            raise WatchError(
+                f"watch got a {type(one).__name__} for the optimizer{f' {name!r}' if name else ''}; "
+                "expected a torch.optim.Optimizer, or several."
+            )
+    if not optimizers:
+        raise WatchError("watch got no optimizer; steps are found from it. Give at least one.")
+    if budget is not None and not 0.0 < budget < 1.0:
+        raise WatchError(
+            f"watch got budget={budget}; expected a share of the training time, such as 0.01 for 1 %, "
+            "or None for everything at every step."
+        )
+    if modules is not None:
+        try:
+            re.compile(modules)
+        except re.error as error:
+            raise WatchError(
+                f"watch got modules={modules!r}, which is no regular expression: {error}."
+            ) from error
+    held = {id(parameter) for model in models.values() for parameter in model.parameters()}
+    for name, one in optimizers.items():
+        if not any(id(parameter) in held for group in one.param_groups for parameter in group["params"]):
+            raise WatchError(
+                f"The optimizer{f' {name!r}' if name else ''} moves no parameter of the model. "
+                "Make it from model.parameters() after the model has got its final parameters."
+            )
+
+
+def _facts(
+    models: Mapping[str, nn.Module],
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    budget: float | None,
+    config: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What run.json says of a run."""
+    return {
+        "evenflow": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "model": {name: type(model).__name__ for name, model in models.items()}
+        if "" not in models
+        else type(models[""]).__name__,
+        "parameters": sum(p.numel() for model in models.values() for p in model.parameters()),
+        "optimizer": {name: _settings(one) for name, one in optimizers.items()},
+        "budget": budget,
+        "config": dict(config),
+    }
+
+
+def _settings(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Class and numbers of an optimizer."""
+    numbers = {
+        name: value
+        for name, value in optimizer.defaults.items()
+        if isinstance(value, (int, float, str, bool, tuple)) or value is None
+    }
+    return {"class": type(optimizer).__name__, **numbers}
