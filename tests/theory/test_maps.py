@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from evenflow.theory.activations import get_activation
+from evenflow.theory.critical import edge_of_chaos
 from evenflow.theory.errors import TheoryError
 from evenflow.theory.fixed_points import c_star, fixed_point, q_star, trainable_depth
 from evenflow.theory.maps import c_map, chi, covariance_map, depth_scale, q_map, q_sensitivity
@@ -160,11 +161,18 @@ class TestFixedPoints:
         assert fixed_point("tanh", 0.9).chi_1 == pytest.approx(0.9)
 
     def test_no_bias_leaves_odd_chaotic_nets_uncorrelated(self) -> None:
-        assert c_star("tanh", 3.0) == 0.0
+        assert c_star("tanh", 3.0) == pytest.approx(0.0, abs=1e-12)
+
+    def test_just_inside_chaos_correlations_are_1_to_what_can_be_told(self) -> None:
+        point = edge_of_chaos("tanh", sigma_w2=1.5)
+        barely = 1.5 * (1 + 1e-11)
+        assert chi("tanh", q_star("tanh", barely, point.sigma_b2), barely) > 1.0
+        assert c_star("tanh", barely, point.sigma_b2) == 1.0
 
     def test_trainable_depth_is_six_depth_scales(self) -> None:
         assert trainable_depth("tanh", 1.3, 0.05) == pytest.approx(-6 / math.log(0.8801635), rel=1e-6)
         point = fixed_point("tanh", 4.0, 0.05)
+        assert point.chi_c == pytest.approx(chi("tanh", point.q, 4.0, point.c))
         assert point.correlation_depth_scale == depth_scale(point.chi_c)
         assert point.gradient_depth_scale == depth_scale(point.chi_1)
 

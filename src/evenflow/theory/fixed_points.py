@@ -29,7 +29,8 @@ TRAINABLE_SCALES = 6.0
 
 _STEP = 10**0.125
 _FIXED = 1e-12
-_CLOSEST_C = 1.0 - 1e-9
+_CLOSEST_C = 1.0 - 1e-7
+"""A c* beyond this counts as 1: the map's distance from the diagonal sinks into rounding there."""
 
 
 def q_star(
@@ -100,8 +101,6 @@ def c_star(
     def excess(c: float) -> float:
         return c_map(phi, c, q, sigma_w2, sigma_b2) - c
 
-    if excess(0.0) <= _FIXED:
-        return 0.0
     if excess(_CLOSEST_C) >= 0.0:
         return 1.0
     return float(optimize.brentq(excess, 0.0, _CLOSEST_C, xtol=1e-13))

@@ -129,7 +129,7 @@ def expect_pair(
         mean = std_g * c * z
         if inner_std == 0.0:
             return values(g, mean)
-        return _expect_each(g, mean, inner_std, breakpoints_g, tolerance, scale=rms_g)
+        return _expect_each(g, mean, inner_std, breakpoints_g, tolerance)
 
     def product(_: npt.NDArray[np.intp], z: Array) -> Array:
         return values(f, std_f * z) * inner(z.ravel()).reshape(z.shape)
@@ -156,15 +156,13 @@ def _expect_each(
     std: float,
     breakpoints: Sequence[float],
     tolerance: float,
-    *,
-    scale: float = _DENORMAL,
 ) -> Array:
-    """E[f(mean + std z)] for every mean [n]; ``scale`` as in :func:`_integrate`."""
+    """E[f(mean + std z)] for every mean [n]."""
     landmarks = _landmarks(breakpoints, std)
 
     def block(mean: Array) -> Array:
         edges = _edges((landmarks - mean[:, np.newaxis]) / std)
-        return _integrate(lambda owner, z: values(f, mean[owner] + std * z), edges, tolerance, scale)
+        return _integrate(lambda owner, z: values(f, mean[owner] + std * z), edges, tolerance, _DENORMAL)
 
     blocks = np.array_split(mean, math.ceil(mean.size / _BLOCK))
     return np.concatenate([block(part) for part in blocks])
