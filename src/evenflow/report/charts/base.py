@@ -21,7 +21,7 @@ _NAMED = 40
 _BLOCKS = range(4, 41)
 """Numbers of blocks whose names fit on an axis."""
 
-_FLAT = 110
+_FLAT = 120
 """Characters that fit side by side below a picture; longer rows of names are turned."""
 
 _TICK_STEPS = (1, 2, 5, 10, 20, 50, 100)
@@ -99,7 +99,7 @@ def place_axis(places: Sequence[str]) -> tuple[list[str], Spec]:
         "axis": {
             "title": "input → loss" if count <= _NAMED else f"input → loss, {count} places",
             "values": [names[i] for i in named],
-            "labelAngle": 0 if len(named) * (longest + 2) <= _FLAT else -90,
+            "labelAngle": 0 if len(named) * (longest + 1) <= _FLAT else -90,
             "labelLimit": 180,
             "labelOverlap": "greedy",
             "ticks": count <= _NAMED,
