@@ -110,7 +110,7 @@ class TestClosedFormPairs:
         assert found == pytest.approx(exact, rel=1e-12, abs=1e-12 * std**2)
 
     def test_erf_arcsine_kernel(self, c: float, std: float) -> None:
-        """Williams 1997, eq. 11."""
+        """Williams 1997, the kernel of infinite erf nets."""
         exact = 2 / math.pi * math.asin(2 * std**2 * c / (1 + 2 * std**2))
         assert expect_pair(special.erf, special.erf, c, std, std) == pytest.approx(exact, abs=1e-12)
 

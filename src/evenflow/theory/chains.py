@@ -20,9 +20,10 @@ E g⁴ = 3n/(n + 2) for an entry g of a random vector of length √n, and the fo
 moment of its projection from m to n dimensions); as m → ∞ that is the Gaussian one.
 
 References:
-    S. Schoenholz et al. 2017, eq. 15–17. B. Hanin, "Which neural net
-    architectures give rise to exploding and vanishing gradients?", NeurIPS 2018,
-    theorem 1; B. Hanin & M. Nica, "Products of many large random matrices", 2020.
+    S. Schoenholz et al. 2017 (the recurrence of back-propagated variance). B.
+    Hanin, "Which neural net architectures give rise to exploding and vanishing
+    gradients?", NeurIPS 2018 (β); B. Hanin & M. Nica, "Products of many large random
+    matrices and gradients in deep neural networks", 2020 (log-normality).
 """
 
 from __future__ import annotations

@@ -11,9 +11,10 @@ those with K > 1 exist, but q leaves them. ReLU and its relatives have one
 critical point, σ_w² = 1/E φ'² and σ_b² = 0, for every q.
 
 References:
-    S. Schoenholz et al. 2017, section 3; J. Pennington et al., "Resurrecting the
-    sigmoid", NeurIPS 2017, section 2.3; S. Hayou et al., "On the impact of the
-    activation function on deep neural networks training", ICML 2019, section 3.
+    B. Poole et al. 2016 (the line of tanh); J. Pennington et al., "Resurrecting
+    the sigmoid in deep learning through dynamical isometry", NeurIPS 2017; S.
+    Hayou et al., "On the impact of the activation function on deep neural
+    networks training", ICML 2019 (any activation).
 """
 
 from __future__ import annotations

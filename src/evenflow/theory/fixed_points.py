@@ -6,7 +6,8 @@ c*. At c = 1 the correlation map has slope χ₁: for χ₁ ≤ 1 all inputs bec
 deep a net can be trained follows from how long c takes to forget.
 
 References:
-    B. Poole et al. 2016, eq. 4–7; S. Schoenholz et al. 2017, eq. 5–9 and section 4.
+    B. Poole et al. 2016 (fixed points, phases); S. Schoenholz et al. 2017 (depth
+    scales, trainability).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ LARGEST_Q = 1e12
 SMALLEST_Q = 1e-12
 """Below this q counts as 0."""
 TRAINABLE_SCALES = 6.0
-"""A net trains up to about 6 ξ_c layers (Schoenholz et al. 2017, section 5 and fig. 5)."""
+"""A net trains up to about 6 ξ_c layers (Schoenholz et al. 2017, the line over their training maps)."""
 
 _STEP = 10**0.125
 _FIXED = 1e-12
@@ -173,6 +174,6 @@ def trainable_depth(activation: ActivationLike, sigma_w2: float, sigma_b2: float
 
     ξ_c is the depth scale of the correlation; below c* = 1 it is that of the
     gradient too. A rule of thumb from MNIST and CIFAR-10 with tanh (Schoenholz
-    et al. 2017, fig. 5), for nets without skips and normalisation.
+    et al. 2017), for nets without skips and normalisation.
     """
     return fixed_point(activation, sigma_w2, sigma_b2).trainable_depth

@@ -7,7 +7,7 @@ uniform and a normal form share their variance there is one function for both.
 
 References:
     X. Glorot & Y. Bengio, AISTATS 2010, eq. 12 and 16. K. He et al., ICCV 2015,
-    eq. 10 and 14. Y. LeCun et al., "Efficient BackProp" 1998, eq. 16. A. Saxe et
+    eq. 10 and 14. Y. LeCun et al., "Efficient BackProp" 1998, section 4.6. A. Saxe et
     al., ICLR 2014 (orthogonal). H. Wang et al., "DeepNet", 2022, fig. 2.
 """
 
@@ -177,7 +177,7 @@ def trunc_normal(
     default ±2 cuts nothing. At std = 1 it leaves a variance of 0.774.
 
     References:
-        N. Johnson et al., "Continuous univariate distributions" 1 (1994), eq. 13.134, 13.135.
+        N. Johnson et al., "Continuous univariate distributions" 1 (1994), ch. 13.
     """
     if not (std > 0.0 and a < b):
         raise TheoryError(f"trunc_normal needs std > 0 and a < b, got std = {std}, a = {a}, b = {b}")

@@ -13,8 +13,9 @@ Going backwards, E‖∂L/∂h‖² = χ₁ E‖∂L/∂h'‖²: gradients vanis
 
 References:
     B. Poole et al., "Exponential expressivity in deep neural networks through
-    transient chaos", NeurIPS 2016, eq. 3 (q), 5 (c), 7 (χ₁).
-    S. Schoenholz et al., "Deep information propagation", ICLR 2017, eq. 8, 9 and 17.
+    transient chaos", NeurIPS 2016 (length map, correlation map, χ₁).
+    S. Schoenholz et al., "Deep information propagation", ICLR 2017
+    (depth scales ξ_c and ξ_∇).
 """
 
 from __future__ import annotations
@@ -152,7 +153,7 @@ def depth_scale(rate: float) -> float:
 
     With rate = χ₁ this is the depth scale of E‖gradient‖², falling for χ₁ < 1
     and growing for χ₁ > 1; with χ at the fixed point c*, that of the
-    correlation (Schoenholz et al. 2017, eq. 9 and 17). Infinite at rate 1, 0 at rate 0.
+    correlation (Schoenholz et al. 2017). Infinite at rate 1, 0 at rate 0.
 
     Raises:
         TheoryError: The rate is negative or not finite.

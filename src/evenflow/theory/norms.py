@@ -15,8 +15,8 @@ BatchNorm in a plain net makes gradients *explode*: at 1.47 per layer with ReLU.
 All of it holds for many features and, with BatchNorm, for a large batch.
 
 References:
-    G. Yang et al., "A mean field theory of batch normalization", ICLR 2019,
-    section 3.3 (ReLU π/(π − 1)) and section 3.2 (linear nets).
+    G. Yang et al., "A mean field theory of batch normalization", ICLR 2019
+    (ReLU π/(π − 1), and linear nets at a finite batch).
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def linear_batch_norm_rate(batch_size: int) -> float:
         TheoryError: B < 3.
 
     References:
-        G. Yang et al. 2019, section 3.2.
+        G. Yang et al. 2019.
     """
     if batch_size < 3:
         raise TheoryError(f"BatchNorm passes no gradient with fewer than 3 samples, got {batch_size}")

@@ -1,8 +1,8 @@
 """Breakpoints and derivative of a scalar function that is only known as a callable.
 
 Both rest on one idea: between breakpoints a function is close to a polynomial
-on every short enough interval. An interval is *resolved* when the last Legendre
-coefficients of the function, sampled at Chebyshev–Lobatto points, have died away.
+on every short enough interval. An interval is *resolved* when the function's last
+Chebyshev coefficients there, from 13 Chebyshev–Lobatto points, have died away.
 
 * Breakpoints: intervals that are not resolved are halved; where even a width of
   1e-5 does not help there is a kink or a jump, and halving goes on to place it.
@@ -57,8 +57,8 @@ def find_breakpoints(f: ScalarFunction) -> tuple[float, ...]:
 
     Found are jumps of f, f' and f'' of a size comparable with f itself; they
     are placed to about 1e-12 (jumps of f and f') or 1e-6 (of f''), and moved to
-    the roundest number within that. A smooth
-    part steeper than 1e5 is listed as well, which does no harm.
+    the roundest number within that. A smooth part steeper than 1e5 is listed as
+    well, which does no harm.
 
     Raises:
         TheoryError: f is not finite there, or rough nearly everywhere.
@@ -79,6 +79,7 @@ def find_breakpoints(f: ScalarFunction) -> tuple[float, ...]:
         middle = 0.5 * (left + right)
         left, right = np.append(left, middle), np.append(middle, right)
     rough = _tails(f, left, right, noise) > _RESOLVED
+    # A breakpoint on the border of two intervals shows in both.
     places = sorted(
         _place(f, a, b, noise) for a, b in zip(left[rough].tolist(), right[rough].tolist(), strict=True)
     )
@@ -131,7 +132,7 @@ def _slope(f: ScalarFunction, x: Array, low: Array, high: Array, width: Array) -
     return slope, size[-3:].max(axis=0), size.max(axis=0)
 
 
-_N = 13
+_N = 13  # enough for tanh on the first interval of a derivative; more would amplify rounding
 _LOBATTO = np.cos(np.pi * np.arange(_N) / (_N - 1))
 _TO_COEFFICIENTS = np.linalg.inv(chebyshev.chebvander(_LOBATTO, _N - 1))
 

@@ -14,7 +14,8 @@ where f̄ is the mean forget gate, P̄ the mean over units of (time average of
 ∂c/∂gate pre-activation)². Averages over time come first: what fluctuates along
 the sequence does not add up. In a GRU the update gate z, which keeps h, stands
 for f, and the feedback is (1 − z) n' r alone: what goes through z and r
-themselves changes sign along the sequence and adds less than 0.5 % to κ̄².
+themselves changes sign along the sequence and adds less than 1 % to κ̄² (measured
+at σ_w² up to 4).
 
 With *fresh* weights at every step, as mean-field papers assume, gains add as
 squares instead; :func:`lstm_spectral_radius` is that rate, and too low for real
@@ -26,7 +27,7 @@ default sizes another seed changes a rate by about 0.5 %.
 
 References:
     D. Gilboa et al., "Dynamical isometry and a mean field theory of LSTMs and
-    GRUs", 2019, section 3 (fresh weights). M. Chen et al., ICML 2018 (plain RNN).
+    GRUs", 2019 (fresh weights). M. Chen et al., ICML 2018 (plain RNN).
     The coherent sum is this project's; tests compare it with torch cells.
 """
 
@@ -209,7 +210,7 @@ def lstm_spectral_radius(
         TheoryError: A variance is negative or not finite, or steps is below 1.
 
     References:
-        D. Gilboa et al. 2019, section 3.
+        D. Gilboa et al. 2019.
     """
     _check(sigma_w2, input_variance, steps)
     rng = np.random.default_rng(seed)
