@@ -1,0 +1,78 @@
+"""What a user is told about a mistake, word by word."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from evenflow.store import StoreError
+from evenflow.watch import WatchError, watch
+
+MODEL = nn.Linear(2, 2)
+OPTIMIZER = torch.optim.SGD(MODEL.parameters(), 0.1)
+STRANGER = torch.optim.SGD(nn.Linear(2, 2).parameters(), 0.1)
+
+MISTAKES: list[tuple[Callable[[], Any], str]] = [
+    (
+        lambda: watch("model", OPTIMIZER),  # type: ignore[arg-type]
+        "watch got a str for the model; expected an nn.Module, or a dict of them.",
+    ),
+    (
+        lambda: watch({"generator": 3}, OPTIMIZER),  # type: ignore[dict-item]
+        "watch got a int for the model 'generator'; expected an nn.Module, or a dict of them.",
+    ),
+    (
+        lambda: watch(MODEL, [OPTIMIZER, 0.1]),  # type: ignore[list-item]
+        "watch got a float for the optimizer '1'; expected a torch.optim.Optimizer, or several.",
+    ),
+    (lambda: watch(MODEL, []), "watch got no optimizer; steps are found from it. Give at least one."),
+    (
+        lambda: watch(MODEL, OPTIMIZER, budget=1.5),
+        "watch got budget=1.5; expected a share of the training time, such as 0.01 for 1 %, "
+        "or None for everything at every step.",
+    ),
+    (
+        lambda: watch(MODEL, OPTIMIZER, modules="("),
+        "watch got modules='(', which is no regular expression: "
+        "missing ), unterminated subpattern at position 0.",
+    ),
+    (
+        lambda: watch(MODEL, STRANGER),
+        "The optimizer moves no parameter of the model. "
+        "Make it from model.parameters() after the model has got its final parameters.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("mistake", "text"), MISTAKES)
+def test_a_mistake_is_told(mistake: Callable[[], Any], text: str) -> None:
+    with pytest.raises(WatchError) as caught:
+        mistake()
+    assert str(caught.value) == text
+
+
+def test_what_cannot_be_logged() -> None:
+    with watch(MODEL, OPTIMIZER) as run:
+        with pytest.raises(WatchError) as caught:
+            run.log(loss=torch.ones(3))
+        assert str(caught.value) == (
+            "log(loss=...) got a tensor of shape [3]; expected a single number. "
+            "Log its mean, for instance: log(loss=value.mean())."
+        )
+        with pytest.raises(
+            WatchError, match=r"^log\(note=\.\.\.\) got 'fine'; expected a number or a tensor"
+        ):
+            run.log(note="fine")  # type: ignore[arg-type]
+
+
+def test_a_run_that_is_there_is_not_overwritten(tmp_path: Path) -> None:
+    watch(MODEL, OPTIMIZER, path=tmp_path).close()
+    with pytest.raises(StoreError, match=r"There is a run at .* already"):
+        watch(MODEL, OPTIMIZER, path=tmp_path)
+    assert OPTIMIZER._optimizer_step_pre_hooks == {}
+    watch(MODEL, OPTIMIZER, path=tmp_path, overwrite=True).close()
