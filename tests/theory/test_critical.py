@@ -103,6 +103,26 @@ def test_gelu_has_a_point_that_q_leaves() -> None:
     assert q_star("gelu", point.sigma_w2, point.sigma_b2, start=1.01) == math.inf
 
 
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [("sigmoid", {"sigma_w2": 16.0}), ("softplus", {"sigma_b2": 0.0}), ("hardshrink", {"sigma_w2": 1.0})],
+)
+def test_no_point_is_made_up(name: str, given: dict[str, float]) -> None:
+    """Sigmoid has χ₁ = 1 at σ_w² = 16 as q → 0, but its output keeps q at 4."""
+    with pytest.raises(TheoryError, match=f"{name} has no critical point with"):
+        edge_of_chaos(name, **given)
+
+
+@pytest.mark.parametrize(("name", "w"), [("softshrink", 3.0), ("tanhshrink", 30.0)])
+def test_activations_that_are_flat_at_0(name: str, w: float) -> None:
+    """Near q = 0 nothing passes, and rounding eats x − tanh x: the search begins where it can."""
+    point = edge_of_chaos(name, sigma_w2=w)
+    assert q_map(name, point.q, w, point.sigma_b2) == pytest.approx(point.q, rel=1e-9)
+    assert chi(name, point.q, w) == pytest.approx(1.0, rel=1e-9)
+    with pytest.raises(TheoryError, match=f"{name} has no critical point with sigma_b2 = 0"):
+        edge_of_chaos(name, sigma_b2=0.0)
+
+
 class TestMistakes:
     def test_sigmoid_at_q_1(self) -> None:
         with pytest.raises(

@@ -33,6 +33,10 @@ from evenflow.theory.maps import q_sensitivity
 
 _GRID = [10 ** (k / 4) for k in range(-48, 17)]
 """q from 1e-12 to 1e4, where the search brackets its solutions."""
+_VANISHING = 1e-4
+"""Relative difference that may be left at the lower end of the search if it is falling to 0."""
+_DEAD = 1e-24
+"""E φ'² below this is taken for 0; what lies so far out in the Gaussian's tail is not integrated well."""
 _NEAR_ZERO = 1e-18
 """q that stands for the limit q → 0."""
 _FLAT = 1e-11
@@ -135,7 +139,7 @@ def edge_of_chaos(
 def _raw(phi: ActivationLike, q: float) -> tuple[float, float]:
     """(σ_w², σ_b²) on the critical line at q; σ_b² may come out negative."""
     m = moments(phi, q)
-    if m.derivative_mean_square == 0.0:
+    if m.derivative_mean_square < _DEAD:
         return math.inf, -math.inf
     return 1.0 / m.derivative_mean_square, q - m.mean_square / m.derivative_mean_square
 
@@ -145,7 +149,7 @@ def _on_line(phi: ActivationLike, q: float) -> CriticalPoint | None:
     name = as_activation(phi).name
     at = max(q, _NEAR_ZERO)
     sigma_w2, sigma_b2 = _raw(phi, at)
-    if q == 0.0 or abs(sigma_b2) <= _FLAT * at:
+    if abs(sigma_b2) <= (_FLAT if q > 0.0 else _VANISHING) * at:
         sigma_b2 = 0.0
     if sigma_b2 < 0.0:
         return None
@@ -156,16 +160,29 @@ def _solutions(distance: Callable[[float], float]) -> list[float]:
     """Every q at which a function of q is 0, ascending, as far as 4 points per decade tell.
 
     A function that is 0 everywhere gives q = 1; one that falls to 0 as q → 0
-    gives 0.
+    gives 0. Any q at which the function is infinite, or cannot be had because
+    rounding eats it, is passed over.
+
+    Raises:
+        TheoryError: It cannot be had at any q.
     """
-    exact = [distance(q) for q in _GRID]
-    values = [value if abs(value) > _FLAT else 0.0 for value in exact]
+
+    def value(q: float) -> float:
+        try:
+            exact = distance(q)
+        except TheoryError:
+            return math.nan
+        return exact if abs(exact) > _FLAT else 0.0
+
+    values = [value(q) for q in _GRID]
+    if all(map(math.isnan, values)):
+        distance(1.0)
     if not any(values):
         return [1.0]
     # Towards q = 0 smooth activations approach their limit as q, kinked ones as √q.
-    vanishing = abs(values[0]) <= 1e-4 and abs(values[0]) <= 0.5 * abs(values[4])
+    vanishing = abs(values[0]) <= _VANISHING and abs(values[0]) <= 0.5 * abs(values[4])
     found = [0.0] if vanishing else []
     for (low, before), (high, after) in pairwise(zip(_GRID, values, strict=True)):
-        if before * after < 0.0:
+        if math.isfinite(before * after) and before * after < 0.0:
             found.append(float(optimize.brentq(distance, low, high, xtol=1e-300, rtol=1e-14)))
     return found
