@@ -152,7 +152,9 @@ class Page:
             "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False
         )
         self._send("Emulation.setScriptExecutionDisabled", value=not javascript)
-        self._send("Page.navigate", url=path.as_uri())
+        reply = self._send("Page.navigate", url=path.as_uri())
+        if "errorText" in reply:
+            raise RuntimeError(f"{path}: {reply['errorText']}")
         browser.wait("Page.loadEventFired", self._session)
         deadline = time.monotonic() + 120.0
         while javascript and not self.value("document.documentElement.dataset.pictures"):

@@ -98,6 +98,13 @@ def test_the_line_of_the_profile_is_the_profile() -> None:
     assert {row["code"] for row in rows if row.get("code")} == {"EF101", "EF105"}
 
 
+def test_a_predicted_flow_has_its_band_too() -> None:
+    picture = find(CONTENTS["predicted"], PictureName.GRADIENT)
+    (band,) = [layer for layer in picture.spec["layer"] if layer["mark"]["type"] == "area"]
+    assert [row["to"] - row["from"] for row in band["data"]["values"]] == pytest.approx([0.4] * 5)
+    assert "The band is where one random draw of the weights should lie." in picture.reading
+
+
 def test_places_without_a_level_have_a_mark_at_the_edge() -> None:
     spec = find(CONTENTS["non_finite"], PictureName.GRADIENT).spec
     odd = {row["place"]: row["what"] for row in values(spec) if "what" in row}

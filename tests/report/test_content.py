@@ -87,6 +87,16 @@ def test_everything_that_is_not_covered_is_said() -> None:
     ]
 
 
+def test_places_that_only_one_table_has_are_named() -> None:
+    content = ReportContent(samples.mlp(3), Diagnosis(), predicted=samples.mlp(2, predicted=True))
+    assert [(gap.title, gap.names) for gap in gaps(content)] == [("2 places not predicted", ("3", "4"))]
+    content = ReportContent(samples.mlp(2), Diagnosis(), predicted=samples.mlp(3, predicted=True))
+    assert [(gap.title, gap.names) for gap in gaps(content)] == [
+        ("2 places predicted but not measured", ("3", "4"))
+    ]
+    assert gaps(ReportContent(samples.mlp(2), Diagnosis(), predicted=samples.mlp(2, predicted=True))) == ()
+
+
 def test_findings_are_pinned_to_the_places_of_a_picture() -> None:
     places = {"0": "0", "blocks.1:add": "blocks.1", "blocks.1.fc": "blocks.1.fc", "head": "head"}
     sites = ["head.weight", "blocks.1", "blocks.1.fc#2:addmm[1]", "elsewhere", "0", "0"]

@@ -74,8 +74,11 @@ BESIDE_THE_LINE = {
 }
 """Added where some places are not on the line."""
 
-PREDICTED = (
-    "Dashed: predicted from the model alone; the band is where one random draw of the weights should lie."
-)
+PREDICTED = "Dashed: predicted from the model alone."
+
+PREDICTED_BAND = "The band around it is where one random draw of the weights should lie."
+
+INTERVAL = "The band is where one random draw of the weights should lie."
+"""Where the main curve itself is predicted."""
 
 NOT_FINITE = "Some gradients hold NaN or infinite entries; the sizes are those of the finite ones."

@@ -144,6 +144,7 @@ def gaps(content: ReportContent) -> tuple[Gap, ...]:
     for table in (content.flow, content.predicted):
         if table is not None:
             result += [Gap(f"note, {table.source}", reason=printable(note)) for note in table.notes]
+    result += _unmatched(content)
     result += [
         Gap(f"rule {printable(skipped.code)} did not judge", reason=printable(skipped.reason))
         for skipped in content.diagnosis.skipped
@@ -176,6 +177,22 @@ def flagged(findings: Sequence[Finding], places: Mapping[str, str]) -> dict[str,
         if target is not None:
             marked.setdefault(target, finding)
     return marked
+
+
+def _unmatched(content: ReportContent) -> list[Gap]:
+    """Places that only one of the two tables has, so that no curve lies over the other there."""
+    if content.predicted is None:
+        return []
+    own, other = (table.stats(Role.ACTIVATION_GRADIENT) for table in (content.flow, content.predicted))
+    found = [
+        (tuple(place_name(place) for place in own if place not in other), "not predicted"),
+        (tuple(place_name(place) for place in other if place not in own), "predicted but not measured"),
+    ]
+    return [
+        Gap(f"{plural(len(places), 'place')} {what}", places, "Only one curve shows them.")
+        for places, what in found
+        if places
+    ]
 
 
 _REASONS = {

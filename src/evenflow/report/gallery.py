@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from evenflow.flow import Flow, Role
 from evenflow.report.captions import (
     BESIDE_THE_LINE,
+    INTERVAL,
     NOT_FINITE,
     PREDICTED,
+    PREDICTED_BAND,
     READINGS,
     TITLES,
     PictureName,
@@ -129,6 +131,8 @@ def _profile(content: ReportContent, name: PictureName) -> Iterator[Picture]:
     notes = [
         *([] if all(reading.main for reading in readings) else [BESIDE_THE_LINE[name]]),
         *([PREDICTED] if predicted else []),
+        *([PREDICTED_BAND] if any(reading.half_width for reading in predicted) else []),
+        *([INTERVAL] if any(reading.half_width for reading in readings) else []),
     ]
     yield Picture(
         name,

@@ -59,7 +59,10 @@ def profile_chart(
     ]
 
     levels = [p["level"] for p in points if p["level"] is not None]
-    low, high = whole_decades([*levels, *(p[end] for p in overlay for end in ("from", "to"))])
+    own = [
+        _overlay(r, names[r.place]) for r in readings if r.main and r.half_width and r.log10_rms is not None
+    ]
+    low, high = whole_decades([*levels, *(p[end] for p in (*overlay, *own) for end in ("from", "to"))])
     gutter = (high - low) * 0.09
     extra: dict[float, str] = {}
     if any(r.state in (State.ZERO, State.ABSENT) for r in readings):
@@ -73,14 +76,7 @@ def profile_chart(
 
     y = level_scale(low, high, quantity, extra)
     layers: list[Spec] = []
-    if any(p["from"] < p["to"] for p in overlay):
-        layers.append(
-            {
-                "data": {"values": overlay},
-                "mark": {"type": "area", "color": "var(--predicted)", "opacity": 0.15},
-                "encoding": {"x": x, "y": {**y, "field": "from"}, "y2": {"field": "to"}},
-            }
-        )
+    layers += _band(overlay, x, y, "var(--predicted)") + _band(own, x, y, "var(--measured)")
     layers.append(_lines([{**p, "series": source} for p in points if p["main"]], overlay, x, y, source))
     layers += _dots([p for p in points if p["level"] is not None], x, y)
     layers += _odd_ones([p for p in points if p["state"] != State.FINITE], x, y)
@@ -119,6 +115,15 @@ def _overlay(reading: Reading, key: str) -> Spec:
     half = reading.half_width or 0.0
     level = reading.log10_rms
     return {"key": key, "series": "predicted", "level": level, "from": level - half, "to": level + half}
+
+
+def _band(rows: Sequence[Spec], x: Spec, y: Spec, colour: str) -> list[Spec]:
+    """The intervals around predicted levels."""
+    if not any(row["from"] < row["to"] for row in rows):
+        return []
+    mark = {"type": "area", "color": colour, "opacity": 0.15}
+    encoding = {"x": x, "y": {**y, "field": "from"}, "y2": {"field": "to"}}
+    return [{"data": {"values": list(rows)}, "mark": mark, "encoding": encoding}]
 
 
 def _lines(main: Sequence[Spec], overlay: Sequence[Spec], x: Spec, y: Spec, source: str) -> Spec:
