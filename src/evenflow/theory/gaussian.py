@@ -50,8 +50,6 @@ _STEEP_UNIT = 1.1
 """First graded panel end, in units of u: about 1, but no likely breakpoint."""
 _DENORMAL = 1e-290
 """Values below this have lost digits; no accuracy is asked of them."""
-_NARROWEST = 1e-14
-"""Panels below this width hold nothing but rounding."""
 _MAX_LEVELS = 60
 _MAX_PANELS = 4_000
 _BLOCK = 2_048
@@ -218,7 +216,7 @@ def _integrate(
     n = len(edges)
     left, right = edges[:, :-1].ravel(), edges[:, 1:].ravel()
     owner = np.repeat(np.arange(n), edges.shape[1] - 1)
-    wide = right - left > _NARROWEST
+    wide = right > left
     owner, left, right = owner[wide], left[wide], right[wide]
     whole, magnitude = rule(owner, left, right)
     allowed = tolerance * np.maximum(np.bincount(owner, magnitude, n), scale)
