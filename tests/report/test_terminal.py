@@ -101,7 +101,8 @@ def test_markup_and_escapes_of_names_stay_text() -> None:
     )
     render_terminal(samples.hostile(), console)
     text = raw.getvalue()
-    assert "[bold red]loud[/bold red]" in text
+    for sentence in ("The gradient vanishes at {}.", "{} is small", "seen at {}", "rename {}"):
+        assert sentence.format("[bold red]loud[/bold red]") in text
     assert r"\x1b[2J" in text
     escapes = set(re.findall(r"\x1b(?!\[[0-9;]*m)", text))
     assert not escapes, "only colours may act"

@@ -112,7 +112,7 @@ def _finding(finding: Finding, paper: Paper) -> Iterator[RenderableType]:
     table.add_column(no_wrap=True, width=8)
     table.add_column(overflow="fold")
     for evidence in finding.evidence:
-        table.add_row(Text("evidence", "dim"), paper.text(evidence.text))
+        table.add_row(Text("evidence", "dim"), Text(paper.text(evidence.text)))
     for cause in finding.causes:
         table.add_row(Text("cause", "dim"), _cause(cause, paper))
     for number, remedy in enumerate(finding.remedies, start=1):

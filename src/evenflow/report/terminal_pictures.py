@@ -8,6 +8,7 @@ markup.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -139,8 +140,7 @@ def layers(content: ReportContent, paper: Paper) -> Iterator[RenderableType]:
 
 def waterfall_bars(content: ReportContent, paper: Paper) -> Iterator[RenderableType]:
     """A floating bar for each step from the loss to the input, and one for the whole way."""
-    everything = 10**9
-    fall = waterfall(content.flow, everything if paper.full else _STEPS)
+    fall = waterfall(content.flow, sys.maxsize if paper.full else _STEPS)
     if not fall.steps:
         return
     how = "norm, log scale, loss first; each step's gain in decades (1 = a factor of 10)"
@@ -158,10 +158,8 @@ def waterfall_bars(content: ReportContent, paper: Paper) -> Iterator[RenderableT
     scale = Scale.of(levels, paper.width - left)
     yield Text(" " * left + axis(scale, paper.glyphs), "dim")
     for name, kind, before, after, gain in steps:
-        striking = (
-            "bold" if name == "in all" or (gain == worst.log10_gain < 0 and len(fall.steps) > 2) else ""
-        )
-        text = Text("  " + paper.column(name, names), striking)
+        striking = name == "in all" or (gain == worst.log10_gain < 0 and len(fall.steps) > 2)
+        text = Text("  " + paper.column(name, names), "bold" if striking else "")
         text.append("  " + paper.column(kind, kinds, cut=clip), "not bold dim")
         text.append(f" {paper.text(decades(gain)):>9} ")
         text.append(paper.glyphs.edge, "not bold dim")

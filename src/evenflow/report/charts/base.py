@@ -87,9 +87,12 @@ def place_axis(places: Sequence[str]) -> tuple[list[str], Spec]:
     if count > _NAMED:
         blocks = [block_of(place.partition(":")[0]) for place in places]
         starts = [i for i in range(count) if i == 0 or blocks[i] != blocks[i - 1]]
-        named = starts if len(starts) in _BLOCKS else list(range(0, count, math.ceil(count / 12)))
-        for start in named if named is starts else ():
-            labels[start] = place_name(blocks[start])
+        if len(starts) in _BLOCKS:
+            named = starts
+            for start in starts:
+                labels[start] = place_name(blocks[start])
+        else:
+            named = list(range(0, count, math.ceil(count / 12)))
     names = keys(labels)
     longest = max((len(names[i]) for i in named), default=0)
     return names, {
@@ -130,19 +133,19 @@ def level_scale(low: float, high: float, title: str, extra: Mapping[float, str] 
         title: Of the axis.
         extra: Labels of places that are no level.
     """
-    inner_low, inner_high = low, high
-    for place in extra or {}:
-        inner_low, inner_high = (
-            (place + 1e-9, inner_high) if place < (low + high) / 2 else (inner_low, place - 1e-9)
-        )
-    labels = {float(tick): power_of_ten(tick) for tick in decade_ticks(inner_low, inner_high)} | dict(
-        extra or {}
-    )
+    middle, extra = (low + high) / 2, dict(extra or {})
+    inside = (tick for tick in decade_ticks(low, high) if not any(_beyond(tick, e, middle) for e in extra))
+    labels = {float(tick): power_of_ten(tick) for tick in inside} | extra
     return {
         "type": "quantitative",
         "scale": {"domain": [low, high], "nice": False, "zero": False},
         "axis": {"title": title, **label_axis(labels)},
     }
+
+
+def _beyond(tick: float, place: float, middle: float) -> bool:
+    """Whether a tick lies on or outside of a place that is no level."""
+    return tick <= place if place < middle else tick >= place
 
 
 def label_axis(labels: Mapping[float, str]) -> Spec:

@@ -55,12 +55,12 @@ def profile_chart(
     points = [_point(r, names[r.place], other.get(r.place), (flags or {}).get(r.place)) for r in readings]
     main = {r.place for r in readings if r.main}
     overlay = [
-        _overlay(r, names[r.place]) for r in other.values() if r.log10_rms is not None and r.place in main
+        _interval(r, names[r.place]) for r in other.values() if r.log10_rms is not None and r.place in main
     ]
 
     levels = [p["level"] for p in points if p["level"] is not None]
     own = [
-        _overlay(r, names[r.place]) for r in readings if r.main and r.half_width and r.log10_rms is not None
+        _interval(r, names[r.place]) for r in readings if r.main and r.half_width and r.log10_rms is not None
     ]
     low, high = whole_decades([*levels, *(p[end] for p in (*overlay, *own) for end in ("from", "to"))])
     gutter = (high - low) * 0.09
@@ -83,7 +83,7 @@ def profile_chart(
     layers += _flags([p for p in points if p["code"]], x, y)
     fields = {"place": "place", "kind": "kind", source: "value"}
     fields |= {"predicted": "predicted"} if overlay else {}
-    fields |= {"": "note"} if extra else {}
+    fields |= {"state": "note"} if extra else {}
     fields |= {"finding": "code"} if flags else {}
     layers.append(hover(points, x, fields, "place_hover"))
     return chart(layers, 300)
@@ -110,7 +110,8 @@ def _point(reading: Reading, key: str, predicted: Reading | None, finding: Findi
     }
 
 
-def _overlay(reading: Reading, key: str) -> Spec:
+def _interval(reading: Reading, key: str) -> Spec:
+    """A predicted level and where one draw of the weights should lie."""
     assert reading.log10_rms is not None
     half = reading.half_width or 0.0
     level = reading.log10_rms

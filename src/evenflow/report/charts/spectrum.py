@@ -30,6 +30,10 @@ _LIMITS = (
 _ROOM = 3
 """Powers of two left free on both sides of the data."""
 
+_DARKEST = 0.55
+"""Root of the share at which a cell is darkest: the fullest bin of a Gaussian holds
+P(½ ≤ |z| < 1) = 0.30 of it. Of the root, not of the share, so that tails show."""
+
 
 def spectrum_chart(spectra: Sequence[Spectrum]) -> Spec:
     """Share of the non-zero entries by exponent, one area for each role."""
@@ -175,7 +179,7 @@ def exponent_map(parts: Sequence[tuple[str, str, Stats]]) -> Spec:
             if count and exponents:
                 share = count / exponents.total
                 bin_low = exponents.low + offset
-                cells.append({"key": key, "from": bin_low, "to": bin_low + 1, "share": round(share**0.5, 3)})
+                cells.append({"key": key, "from": bin_low, "to": bin_low + 1, "root": round(share**0.5, 3)})
     y = {
         "field": "from",
         "type": "quantitative",
@@ -194,9 +198,9 @@ def exponent_map(parts: Sequence[tuple[str, str, Stats]]) -> Spec:
                     "y": y,
                     "y2": {"field": "to"},
                     "opacity": {
-                        "field": "share",
+                        "field": "root",
                         "type": "quantitative",
-                        "scale": {"domain": [0, 0.6], "clamp": True},
+                        "scale": {"domain": [0, _DARKEST], "clamp": True},
                         "legend": None,
                     },
                 },
