@@ -13,15 +13,25 @@ from evenflow.lab.seeds import generator, seeded
 from evenflow.measure import measure
 
 
-def draw(build: Callable[[], nn.Module], inputs: Tensor, seed: int) -> Flow:
+def draw(
+    build: Callable[[], nn.Module],
+    inputs: Tensor,
+    seed: int,
+    loss: Callable[[Tensor], Tensor] | None = None,
+) -> Flow:
     """The flow through one random net.
 
-    The gradient that enters at the output is a random vector of length 1, so
-    nothing but the net itself shapes what arrives further down.
+    Args:
+        build: Makes the net; it may draw from PyTorch's global state.
+        inputs: The batch.
+        seed: Of the net.
+        loss: From the output to a scalar. Without one the gradient that enters at
+            the output is a random vector of length 1, so that nothing but the net
+            itself shapes what arrives further down.
     """
     with seeded(seed):
         model = build()
-    return measure(model, inputs, seed=seed)
+    return measure(model, inputs, loss, seed=seed)
 
 
 def gaussian(*shape: int, seed: int) -> Tensor:

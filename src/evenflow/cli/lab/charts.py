@@ -34,7 +34,14 @@ def _lines(picture: Lines) -> Spec:
         "field": "curve",
         "type": "nominal",
         "scale": {"domain": names, "range": [_HUES[i % len(_HUES)] for i in range(len(names))]},
-        "legend": {"orient": "top", "title": None, "columns": 3, "labelLimit": 260, "symbolType": "stroke"},
+        "legend": {
+            "orient": "top",
+            "title": None,
+            "columns": 3,
+            "labelLimit": 260,
+            "symbolType": "stroke",
+            "symbolOpacity": 1,
+        },
     }
     rows = [row for line, curve in enumerate(picture.curves) for row in _rows(line, curve)]
     bands = [row for row in rows if row["low"] is not None and row["low"] < row["high"]]
@@ -98,8 +105,20 @@ def _map(picture: HeatMap) -> Spec:
     colour = {
         "field": "value",
         "type": "quantitative",
-        "scale": {"domain": [-most, 0, most], "range": _DIVERGING},
-        "legend": {"orient": "right", "title": picture.value, "gradientLength": _HEIGHT - 80},
+        # Square roots, so that a slow change can be told from none beside a fast one.
+        "scale": {
+            "type": "pow",
+            "exponent": 0.5,
+            "domain": [-most, 0, most],
+            "range": _DIVERGING,
+            "interpolate": "rgb",
+        },
+        "legend": {
+            "orient": "right",
+            "title": picture.value,
+            "titleColor": "var(--ink)",
+            "gradientLength": _HEIGHT - 80,
+        },
     }
     tip = [
         {"field": "x", "title": picture.x.title, "format": ".3g"},

@@ -39,7 +39,7 @@ class Normalisation(Experiment):
         seeds: Random nets for each norm.
     """
 
-    place = 7
+    place = 8
     title = "Normalised against unnormalised"
     question = (
         "What does a normalisation do to the gradient of a deep plain ReLU net with PyTorch's default init?"

@@ -58,7 +58,7 @@ class Residual(Experiment):
         seeds: Random nets for each number and kind.
     """
 
-    place = 8
+    place = 9
     title = "Residual against plain"
     question = "How does the gradient survive ten, a hundred and a thousand residual blocks?"
     expectation = (
@@ -159,7 +159,7 @@ def _by_depth(curves: list[Curve]) -> Lines:
         "depth",
         "Gradient against the number of blocks",
         "Length of the gradient where the residual stream begins, relative to where it ends. Drawn through: "
-        "mean over random nets with its 95 % interval. Dashed: expected. A curve that stays near 0 can be "
+        "mean over random nets with its 95 % interval. Dashed: expected. A curve that stays near 1 can be "
         "made as deep as one likes.",
         Axis("residual blocks", log=True),
         Axis("‖δ_first‖/‖δ_last‖", decades=True),

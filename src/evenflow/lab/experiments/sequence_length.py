@@ -59,7 +59,7 @@ class SequenceLength(Experiment):
         seeds: Random nets for each curve.
     """
 
-    place = 9
+    place = 10
     title = "A hundred time steps"
     question = "How much of the last step's gradient reaches the first of a hundred time steps?"
     expectation = (
