@@ -13,7 +13,7 @@ _TOTAL = "in all"
 _ROW = 21
 """Height of a step, in pixels."""
 
-_NUMBERS = 62
+_NUMBERS = 72
 """Width of the column of numbers, in pixels."""
 
 
