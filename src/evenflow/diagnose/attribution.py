@@ -93,12 +93,8 @@ def _accounts(way: Way, blame: Mapping[Kind, CauseName], sign: int) -> list[_Acc
 
 def _evidence(account: _Account, way: Way, sign: int) -> str:
     steps, n = account.steps, len(account.steps)
-    whole = abs(way.excess)
-    share = (
-        f"{account.decades:.1f} of {whole:.1f} decades"
-        if account.decades < whole
-        else f"all {whole:.1f} decades"
-    )
+    own, whole = f"{account.decades:.1f}", f"{abs(way.excess):.1f}"
+    share = f"{own} of {whole} decades" if float(own) < float(whole) else f"all {whole} decades"
     mean_gain = sum(step.log10_gain for step in steps) / n
     expected = mean_gain - sum(step.excess for step in steps) / n
     passed, made_for = f"{10.0**mean_gain:.2g}", f"{10.0**expected:.2g}"

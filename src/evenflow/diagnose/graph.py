@@ -20,6 +20,9 @@ REPEATS = 4
 """Uses of each weight, one after another, from which a module counts as a recurrence (a judgement:
 fewer than any useful sequence has steps)."""
 
+_PRODUCTS = frozenset({"mul", "div", "bmm", "matmul"})
+"""Ops that multiply two signals, if both operands are signals."""
+
 _AFFINE = frozenset({"add", "sub", "rsub", "mul", "div", "neg", "expand"})
 """What may lie between an activation and the product that it gates, with a constant as the other operand."""
 
@@ -53,6 +56,11 @@ class OpGraph:
                 if source in self.consumers:
                     self.consumers[source].append(order)
         self._weights = _weights(flow)
+        self._bias_mean_square = {
+            row.site.path.removesuffix(".bias"): row.stats.mean_square
+            for row in flow.select(Role.PARAMETER)
+            if row.site.path.endswith(".bias") and row.stats is not None
+        }
         self._replayed = {row.site.path for row in flow.select(Role.ACTIVATION_GRADIENT, time_steps=True)}
 
     def refuse_non_finite(self) -> None:
@@ -80,13 +88,14 @@ class OpGraph:
     def input_rms(self, layer: Row) -> float | None:
         """RMS of what a layer reads, from its output and its weights; None if it has not just one weight.
 
-        For weights drawn around zero, rms(Wx) = √fan_in · rms(W) · rms(x).
+        For weights drawn around zero, E (Wx + b)² = fan_in · E W² · E x² + E b².
         """
         output, weights = self.activations.get(layer.order), self.weights_at(layer)
         if output is None or output.stats is None or len(weights) != 1 or weights[0].stats is None:
             return None
-        gain = math.sqrt(math.prod(weights[0].shape[1:])) * weights[0].stats.rms
-        return output.stats.rms / gain if gain else None
+        mean_square_gain = math.prod(weights[0].shape[1:]) * weights[0].stats.mean_square
+        from_inputs = output.stats.mean_square - self._bias_mean_square.get(layer.site.path, 0.0)
+        return math.sqrt(max(from_inputs, 0.0) / mean_square_gain) if mean_square_gain else None
 
     def routes(self) -> Iterator[tuple[int, ...]]:
         """For each entry of data the ops that it cannot avoid on its way to the loss, in forward order."""
@@ -102,8 +111,18 @@ class OpGraph:
         return tuple(route)
 
     def is_hidden(self, row: Row) -> bool:
-        """Whether the op's output goes on to a later layer, and not only as a gate."""
-        return self._feeds_layer.get(row.order, False) and not self._is_gate(row.order)
+        """Whether a later layer lies above the op."""
+        return self._feeds_layer.get(row.order, False)
+
+    def is_gate(self, order: int) -> bool:
+        """Whether an output is multiplied with another signal before anything else is done to it."""
+        for consumer in self.consumers.get(order, ()):
+            op, others = self.gradients[consumer].site.op, [o for o in self.inputs[consumer] if o != order]
+            if op in _PRODUCTS and any(not self._is_scale(other) for other in others):
+                return True
+            if op in _AFFINE and not others and self.is_gate(consumer):
+                return True
+        return False
 
     def leaves_model(self, order: int) -> bool:
         """Whether no layer outside the loss lies above an op."""
@@ -166,16 +185,6 @@ class OpGraph:
         return any(
             between(self.inputs, first.order, last.order) for first in uses[:turn] for last in uses[-turn:]
         )
-
-    def _is_gate(self, order: int) -> bool:
-        """Whether an output is multiplied with another signal before anything else is done to it."""
-        for consumer in self.consumers.get(order, ()):
-            op, others = self.gradients[consumer].site.op, [o for o in self.inputs[consumer] if o != order]
-            if op in ("mul", "div") and any(not self._is_scale(other) for other in others):
-                return True
-            if op in _AFFINE and not others and self._is_gate(consumer):
-                return True
-        return False
 
     def _frees(self, consumer: int, source: int, free: Mapping[int, bool]) -> bool:
         """Whether an op takes away the scale of one of its inputs, or passes it on to one that does."""

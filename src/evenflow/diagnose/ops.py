@@ -32,6 +32,9 @@ RECTIFIERS = frozenset({"relu", "threshold", "clamp_min", "leaky_relu", "_prelu_
 SQUASHING_SLOPE = {"sigmoid": 0.25, "tanh": 1.0, "hardsigmoid": 1 / 6, "erf": 1.128379, "softsign": 1.0}
 """Bounded, monotone functions, and their largest slope (of erf: 2/√π)."""
 
+SOFTMAX = frozenset({"_softmax", "_safe_softmax"})
+"""Softmax; with logarithm it is ``_log_softmax``."""
+
 SMOOTH = frozenset(
     {"gelu", "silu", "mish", "elu", "celu", "softplus", "hardswish", "hardtanh", "log_sigmoid_forward"}
 )

@@ -52,12 +52,14 @@ def select_rules(select: Iterable[str] = (), ignore: Iterable[str] = ()) -> tupl
     """The rules that were asked for.
 
     Args:
-        select: Codes (``EF101``), beginnings of codes (``EF1``) or names; all rules if empty.
+        select: Codes (``EF101``), beginnings of codes (``EF1``) or names, or one of
+            these as it is; all rules if empty.
         ignore: Rules to leave out, likewise; wins over ``select``.
 
     Raises:
         EvenflowError: A word fits no rule.
     """
+    select, ignore = ([words] if isinstance(words, str) else words for words in (select, ignore))
     wanted = [rule for word in select for rule in _matching(word, "select")] or list(rules())
     unwanted = {rule.code for word in ignore for rule in _matching(word, "ignore")}
     codes = {rule.code for rule in wanted} - unwanted

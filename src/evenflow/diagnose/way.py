@@ -146,7 +146,9 @@ def width(row: Row) -> int:
 def ways(graph: OpGraph) -> tuple[Way, ...]:
     """The ways of all entries that lead over at least two layers, still without their steps.
 
-    Entries that share a first layer share a way.
+    Entries that share a first layer share a way. A way that controls a gate or
+    the weights of an attention is left out: its gradient is small wherever that
+    has made up its mind, and the data have another way.
     """
     found: dict[tuple[int, int], Way] = {}
     for route in graph.routes():
@@ -154,7 +156,8 @@ def ways(graph: OpGraph) -> tuple[Way, ...]:
         layers = [row for row in rows if row.site.path != LOSS_PATH and graph.is_layer(row)]
         if len(layers) > 1 and (ends := (layers[0].order, layers[-1].order)) not in found:
             part = [order for order in route if ends[0] <= order <= ends[1]]
-            found[ends] = _way(graph, part, ())
+            if not any(_controls(graph, order) for order in part):
+                found[ends] = _way(graph, part, ())
     return tuple(found.values())
 
 
@@ -162,6 +165,11 @@ def in_steps(graph: OpGraph, way: Way) -> Way:
     """The same way with its steps filled in."""
     part = [order for order in graph.route(way.first.order) if order <= way.last.order]
     return _way(graph, part, tuple(_steps(graph, part)))
+
+
+def _controls(graph: OpGraph, order: int) -> bool:
+    bounded = graph.gradients[order].site.op in (*ops.SQUASHING_SLOPE, *ops.SOFTMAX)
+    return bounded and graph.is_gate(order)
 
 
 def _way(graph: OpGraph, part: Sequence[int], steps: tuple[Step, ...]) -> Way:

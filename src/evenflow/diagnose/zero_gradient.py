@@ -22,7 +22,7 @@ from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Sever
 from evenflow.diagnose.glossary import remedies
 from evenflow.diagnose.graph import OpGraph
 from evenflow.diagnose.text import listing, place, site
-from evenflow.diagnose.way import Step, Way, in_steps
+from evenflow.diagnose.way import Kind, Step, Way, in_steps
 from evenflow.flow import FORMATS, Flow, Role, Row
 
 WITHOUT_SLOPE = frozenset({"round", "floor", "ceil", "trunc", "sign", "sgn", "heaviside"})
@@ -88,7 +88,8 @@ class _Judge:
     def reason(self, step: Step, below: Iterable[Step], first: Row) -> _Reason:
         """Why the gradient ends inside ``step``."""
         zeros = self._zero_names(step.rows)
-        more = self._zero_names([row for other in below for row in other.rows] + [first])
+        in_a_row = [other.output for other in below if other.kind is Kind.LINEAR]  # a block has a way around
+        more = self._zero_names([*in_a_row, first])
         dead = next((row for row in step.rows if self._all_zero_rectifier(row)), None)
         constant = next((row for row in step.rows if row.site.op in WITHOUT_SLOPE), None)
         if zeros and not more:
@@ -143,8 +144,8 @@ class _Judge:
         """Factors of these ops that are all zeros: weights by name, activations by place."""
         found: dict[str, None] = {}
         for row in rows:
-            layer = self._graph.is_layer(row)
-            if (layer or row.site.op in ("mul", "div")) and row.site.path in self._owners:
+            scales = self._graph.is_layer(row) or row.site.op in ("mul", "div") or row.site.op in ops.NORMS
+            if scales and row.site.path in self._owners:
                 found[self._owners[row.site.path]] = None
             if row.site.op == "mul":
                 for source in row.inputs:

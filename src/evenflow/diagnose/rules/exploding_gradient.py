@@ -25,8 +25,10 @@ GROWN = Threshold(
 )
 CHANCE = Threshold(
     2.0,
-    "standard deviations of what finite width alone causes, within which it is only noted",
-    "Hanin 2018: log ‖g‖² ~ N(−β/2, β) with β = Σ 5/width",
+    "standard deviations of what finite width alone causes, given for comparison; it never reaches "
+    "the threshold upwards",
+    "Hanin 2018: log ‖g‖² ~ N(−β/2, β) with β = Σ 5/width; at two deviations the upper bound is at most "
+    ".43 decades, at β = 4",
 )
 SQUARE_OVERFLOWS = Threshold(
     2.0**64,
@@ -122,14 +124,10 @@ def _by_depth(way: Way) -> Finding:
     usual = way.usual(CHANCE.value)
     causes = causes_of(way, _BLAME, sign=1)
     reason = _overflowing(way)
-    if way.excess < usual[1]:
-        severity = Severity.NOTE
-    else:
-        severity = Severity.WARNING if reason is None else Severity.ERROR
     return Finding(
         code=ExplodingGradient.code,
         symptom=Symptom.EXPLODING_GRADIENT,
-        severity=severity,
+        severity=Severity.WARNING if reason is None else Severity.ERROR,
         site=site(way.first),
         message=f"The gradient grows by a factor of {factor(way.excess)} from {place(way.last)} back to "
         f"{place(way.first)}, over {count(way.layers, 'layer')}.",

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import final
 
+from evenflow.diagnose import ops
 from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Severity, Symptom
 from evenflow.diagnose.glossary import remedies
 from evenflow.diagnose.rule import CannotJudgeError, Page, Rule, Threshold
@@ -39,7 +40,6 @@ _DOMAIN = {
 """Ops that can make a non-finite number out of finite ones, and how."""
 
 _MASKING = frozenset({"masked_fill", "add", "where", "baddbmm"})
-_SOFTMAX = frozenset({"_softmax", "_safe_softmax", "_log_softmax"})
 
 
 @final
@@ -143,7 +143,9 @@ class _Spread:
         assert row.stats is not None
         op, message = row.site.op, f"The first NaN or infinity is made by {place(row)}."
         masked = [
-            after for after in self.consumers[row.order] if after.site.op in _SOFTMAX and _is_broken(after)
+            after
+            for after in self.consumers[row.order]
+            if after.site.op in (*ops.SOFTMAX, "_log_softmax") and _is_broken(after)
         ]
         if op in _MASKING and masked:
             row = masked[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import final
 
 from evenflow.diagnose import ops
@@ -85,17 +86,20 @@ activation; or use ReLU, GELU or SiLU.""",
     def check(self, flow: Flow) -> Iterator[Finding]:
         """See :class:`~evenflow.diagnose.rule.Rule`."""
         graph = OpGraph(flow)
-        bounded = [
-            row
-            for row in graph.activations.values()
-            if row.site.op in ops.SQUASHING_SLOPE and graph.is_hidden(row)
-        ]
+        bounded = _hidden(graph)
         judged = [row for row in bounded if row.saturated_fraction is not None]
         if bounded and not judged:
             raise CannotJudgeError("the Flow does not say which share of each activation is saturated")
         found = [row for row in judged if _flat(row) > FLAT.value]
         if found:
             yield _finding(graph, found, len(judged))
+
+
+def _hidden(graph: OpGraph) -> list[Row]:
+    """Bounded activations on their way to a later layer; an op that gates in one call is a gate in all."""
+    bounded = [row for row in graph.activations.values() if row.site.op in ops.SQUASHING_SLOPE]
+    gates = {replace(row.site, call=0) for row in bounded if graph.is_gate(row.order)}
+    return [row for row in bounded if graph.is_hidden(row) and replace(row.site, call=0) not in gates]
 
 
 def _flat(row: Row) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import final
 
+from evenflow.diagnose import ops
 from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Severity, Symptom
 from evenflow.diagnose.glossary import CAUSES
 from evenflow.diagnose.graph import OpGraph
@@ -28,7 +29,6 @@ OFF_SCALE = Threshold(
 _PASSES = frozenset(
     {"select", "slice", "index", "index_select", "gather", "expand", "clamp", "masked_select"}
 )
-_SOFTMAX = frozenset({"_softmax", "_safe_softmax"})
 _BOUNDED = frozenset({"sigmoid", "tanh", "hardsigmoid", "hardtanh"})
 _CUTS_OFF = frozenset({"relu", "threshold"})
 _LOGIT_LOSS = {
@@ -130,7 +130,7 @@ def _constant_outputs(graph: OpGraph) -> Iterator[_Fault]:
     for order, row in graph.gradients.items():
         activation = graph.activations.get(order)
         op = row.site.op
-        if op not in (*_SOFTMAX, "_log_softmax") or activation is None or activation.stats is None:
+        if op not in (*ops.SOFTMAX, "_log_softmax") or activation is None or activation.stats is None:
             continue
         value = 0.0 if op == "_log_softmax" else 1.0
         stats = activation.stats
@@ -179,7 +179,7 @@ def _into_logits(row: Row, source: Row, loss: str) -> _Fault | None:
             "log-softmax of log-probabilities gives them back.",
             "Use nll_loss, or give cross_entropy the logits.",
         )
-    if op in _SOFTMAX or op in _BOUNDED:
+    if op in ops.SOFTMAX or op in _BOUNDED:
         low, high = {"tanh": (-1, 1), "hardtanh": (-1, 1)}.get(op, (0, 1))
         if loss == "cross_entropy":
             classes = row.shape[1] if len(row.shape) > 1 else 2
@@ -206,7 +206,7 @@ def _into_logits(row: Row, source: Row, loss: str) -> _Fault | None:
 
 
 def _into_nll(graph: OpGraph, source: Row) -> _Fault | None:
-    if source.site.op in _SOFTMAX or source.site.op in ("sigmoid", "hardsigmoid"):
+    if source.site.op in ops.SOFTMAX or source.site.op in ("sigmoid", "hardsigmoid"):
         return _Fault(
             source,
             Severity.WARNING,
@@ -240,9 +240,9 @@ def _into_log(graph: OpGraph, source: Row) -> _Fault | None:
 
 def _into_squared_error(graph: OpGraph, source: Row) -> _Fault | None:
     op = source.site.op
-    if op not in ("sigmoid", "hardsigmoid") and op not in _SOFTMAX:
+    if op not in ("sigmoid", "hardsigmoid") and op not in ops.SOFTMAX:
         return None
-    name = "softmax" if op in _SOFTMAX else "sigmoid"
+    name = "softmax" if op in ops.SOFTMAX else "sigmoid"
     activation = graph.activations.get(source.order)
     flat = activation.saturated_fraction if activation is not None else None
     evidence = f"The gradient has the factor {name}' and vanishes where outputs saturate, right or wrong"
