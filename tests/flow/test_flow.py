@@ -87,6 +87,18 @@ def test_a_gradient_of_zero_costs_everything_once() -> None:
     assert budget.total == -math.inf
 
 
+def test_a_gradient_that_is_lost_and_found_again_has_the_total_of_its_ends() -> None:
+    rows = [op(0, "a", "x", 0.01), op(1, "b", "x", 0.0, (0,)), op(2, "c", "x", 1.0, (1,))]
+    budget = Flow(rows, "measured").budget("op")
+    assert [link.log10_gain for link in budget] == [math.inf, -math.inf]
+    assert budget.total == pytest.approx(-2.0)
+
+
+def test_rows_by_place_are_those_behind_the_statistics() -> None:
+    flow = Flow([op(0, "fc", "addmm", 1.0), op(1, "fc", "addmm", 3.0, (0,), call=1)], "measured")
+    assert flow.by_place("activation_gradient") == {"fc": flow.rows}
+
+
 def test_arrow_holds_all_of_it() -> None:
     flow = example()
     table = flow.to_arrow()

@@ -20,6 +20,7 @@ from itertools import pairwise
 from typing import Literal
 
 from evenflow.flow.chain import between
+from evenflow.flow.site import Role
 from evenflow.flow.table import Row
 
 Level = Literal["op", "module", "block"]
@@ -70,7 +71,11 @@ class Budget:
     @property
     def total(self) -> float:
         """Sum of all gains: log10 of the end-to-end ratio of norms."""
-        return math.fsum(link.log10_gain for link in self.links) if self.links else 0.0
+        gains = [link.log10_gain for link in self.links]
+        if math.inf in gains and -math.inf in gains:  # nothing in between, but something at both ends
+            gain = _difference(self.links[0].log10_norm_in, self.links[-1].log10_norm_out)
+            return gain if self.role == Role.ACTIVATION_GRADIENT else -gain
+        return math.fsum(gains)
 
     def __iter__(self) -> Iterator[Link]:
         return iter(self.links)

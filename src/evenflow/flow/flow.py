@@ -93,14 +93,22 @@ class Flow:
         Raises:
             ValueError: There is no such role.
         """
-        role = _role(role)
         merged: dict[str, Stats] = {}
-        for row in self.select(role):
-            if row.stats is None:
-                continue
-            for place in self._places(row, level):
-                merged[place] = merged[place].merge(row.stats) if place in merged else row.stats
+        for place, rows in self.by_place(role, level).items():
+            known = [row.stats for row in rows if row.stats is not None]
+            if known:
+                merged[place] = Stats.merge_all(known)
         return merged
+
+    def by_place(
+        self, role: Role | str, level: Literal["op", "module"] = "module"
+    ) -> dict[str, tuple[Row, ...]]:
+        """The rows behind :meth:`stats`, those that nothing reached included; arguments as there."""
+        found: dict[str, list[Row]] = {}
+        for row in self.select(role):
+            for place in self._places(row, level):
+                found.setdefault(place, []).append(row)
+        return {place: tuple(rows) for place, rows in found.items()}
 
     def rms(self, role: Role | str, level: Literal["op", "module"] = "module") -> dict[str, float]:
         """Root mean square by place, in forward order; arguments as in :meth:`stats`."""

@@ -87,7 +87,7 @@ def profile(flow: Flow, role: Role) -> tuple[Reading, ...]:
     For the roles of activations the places are those of both activations and
     their gradients, so that a place which no gradient reached is in the list.
     """
-    here = _rows_by_place(flow, role)
+    here = flow.by_place(role)
     if role not in _ACTIVATIONS:
         return tuple(_reading(place, rows, rows, main=len(rows[0].shape) > 1) for place, rows in here.items())
     others = [_rows_by_place(flow, other) for other in _ACTIVATIONS if other is not role]
@@ -172,15 +172,6 @@ def curves(flow: Flow, role: Role = Role.ACTIVATION_GRADIENT) -> tuple[Curve, ..
         Curve(state, tuple((time, *_level(stats)) for time, stats in sorted(steps.items())))
         for state, steps in flow.time_profile(role).items()
     )
-
-
-def _rows_by_place(flow: Flow, role: Role) -> dict[str, list[Row]]:
-    """All rows of a role by place, those that nothing reached included."""
-    places: dict[str, list[Row]] = {}
-    for row in flow.select(role):
-        for place in flow._places(row, "module"):
-            places.setdefault(place, []).append(row)
-    return places
 
 
 def _blocks(flow: Flow, role: Role, readings: Sequence[Reading]) -> tuple[Reading, ...]:
