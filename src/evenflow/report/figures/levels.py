@@ -90,7 +90,7 @@ def profile(flow: Flow, role: Role) -> tuple[Reading, ...]:
     here = flow.by_place(role)
     if role not in _ACTIVATIONS:
         return tuple(_reading(place, rows, rows, main=len(rows[0].shape) > 1) for place, rows in here.items())
-    others = [_rows_by_place(flow, other) for other in _ACTIVATIONS if other is not role]
+    others = [flow.by_place(other) for other in _ACTIVATIONS if other is not role]
     known = {place: rows for table in (*others, here) for place, rows in table.items()}
     chain = {row.order for row in flow.chain(Role.ACTIVATION_GRADIENT)}
     return tuple(
