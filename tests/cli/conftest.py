@@ -55,6 +55,10 @@ def targets():
     return Tiny(), (torch.ones(2, 4), torch.tensor([0, 2])), F.cross_entropy
 
 
+def targets_of_a_module():
+    return Tiny(), (torch.ones(2, 4), torch.tensor([0, 2])), nn.CrossEntropyLoss()
+
+
 def as_dict():
     return {"model": Tiny(), "inputs": torch.ones(2, 4)}
 
@@ -91,6 +95,10 @@ def broken():
     raise ValueError("bad width")
 
 
+def fails_in_torch():
+    return nn.Linear("4", 3)
+
+
 def wrong_shape():
     return Tiny(), torch.ones(2, 5)
 
@@ -110,12 +118,17 @@ def sigmoids():
 """
 
 
+def line_of(text: str) -> int:
+    """Number of the first line of ``nets.py`` that holds ``text``."""
+    return 1 + next(number for number, line in enumerate(NETS.splitlines()) if text in line)
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, with ``nets.py`` in it."""
     (tmp_path / "nets.py").write_text(NETS, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "path", list(sys.path))
     for name in ("nets", "__evenflow_target__"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     return tmp_path

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.cli.conftest import line_of
 from torch import nn
 
 from evenflow.cli.inputs import random_input
@@ -41,9 +42,10 @@ def test_several_inputs_are_positional_arguments() -> None:
     assert [tensor.dtype for tensor in inputs] == [torch.float32, torch.int64]
 
 
+@pytest.mark.parametrize("name", ["targets", "targets_of_a_module"])
 @pytest.mark.usefixtures("folder")
-def test_a_loss_of_two_arguments_takes_the_second_half_of_the_batch() -> None:
-    target = load_target("nets.py:targets")
+def test_a_loss_of_two_arguments_takes_the_second_half_of_the_batch(name: str) -> None:
+    target = load_target(f"nets.py:{name}")
     assert torch.equal(target.inputs, torch.ones(2, 4))
     assert target.loss is not None
     logits = torch.tensor([[1.0, 2.0, 0.5], [0.0, 1.0, -1.0]])
@@ -61,21 +63,29 @@ def test_the_seed_decides_the_weights_and_the_data() -> None:
     assert not torch.equal(draw(1), draw(2))
 
 
-def test_a_file_runs_with_its_own_folder_on_the_path(tmp_path: Path) -> None:
-    (tmp_path / "near_by_part.py").write_text("WIDTH = 4\n", encoding="utf-8")
-    (tmp_path / "whole.py").write_text(
-        "import near_by_part, torch\n"
-        "def pair(): return torch.nn.Linear(near_by_part.WIDTH, 1), torch.ones(1, 4)\n",
+def test_a_file_runs_as_a_program_of_its_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "near_by_part.py").write_text("WIDTH = 4\n", encoding="utf-8")
+    (folder / "whole.py").write_text(
+        "import near_by_part, sys, torch\n"
+        "arguments = list(sys.argv)\n"
+        "def pair(): return torch.nn.Linear(near_by_part.WIDTH, 1), arguments\n",
         encoding="utf-8",
     )
-    before = list(sys.path)
-    try:
-        assert load_target(f"{tmp_path / 'whole.py'}:pair").inputs.shape == (1, 4)
-    finally:
-        sys.path[:] = before
+    monkeypatch.chdir("/")
+    before = list(sys.argv)
+    assert load_target(f"{folder / 'whole.py'}:pair").inputs == [str(folder / "whole.py")]
+    assert sys.argv == before
 
 
-OFFERS = "It offers: Tiny, Wide, ready, alone, pair, triple, targets, as_dict, ..."
+@pytest.mark.usefixtures("folder")
+def test_model_batch_and_targets_go_to_the_device() -> None:
+    target = load_target("nets.py:targets", device="meta")
+    assert {tensor.device.type for tensor in (target.inputs, *target.model.parameters())} == {"meta"}
+    assert target.loss is not None
+    assert target.loss(target.model(target.inputs)).device.type == "meta"
+
+
+OFFERS = "It offers: Tiny, Wide, ready, alone, pair, triple, targets, targets_of_a_module, ..."
 
 
 @pytest.mark.parametrize(
@@ -127,7 +137,8 @@ OFFERS = "It offers: Tiny, Wide, ready, alone, pair, triple, targets, as_dict, .
         ),
         (
             "nets.py:broken",
-            "nets.py:broken raised at nets.py:81:\n    ValueError: bad width\nThe whole traceback: --debug",
+            f"nets.py:broken raised at nets.py:{line_of('bad width')}:\n    ValueError: bad width\n"
+            "The whole traceback: --debug",
         ),
         (
             "nets.py:alone",
@@ -142,6 +153,14 @@ def test_what_a_wrong_target_says(text: str, said: str) -> None:
     with pytest.raises(TargetError) as caught:
         load_target(text)
     assert str(caught.value) == said
+
+
+@pytest.mark.usefixtures("folder")
+def test_an_error_inside_a_library_is_told_with_the_users_line() -> None:
+    with pytest.raises(TargetError) as caught:
+        load_target("nets.py:fails_in_torch")
+    line = line_of('nn.Linear("4", 3)')
+    assert str(caught.value).startswith(f"nets.py:fails_in_torch raised at nets.py:{line}:\n    TypeError: ")
 
 
 @pytest.mark.parametrize(
