@@ -16,8 +16,8 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-def close(tensor: Tensor, relative: float = 1e-6) -> None:
-    """Both ways of taking moments agree with the exact kernel."""
+def close(tensor: Tensor, relative: float = 4e-6) -> None:
+    """Both ways of taking moments agree with the exact kernel, to the stated error of float32 sums."""
     exact = tensor_stats(tensor)
     on_device = DeviceMoments(
         tensor.numel() * (2 if tensor.is_complex() else 1), device_moments(_real(tensor))

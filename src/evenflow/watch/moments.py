@@ -27,9 +27,9 @@ from torch import Tensor
 
 from evenflow.flow import Stats
 
-_PIECE = 1 << 18
-"""Entries per float32 sum. Summed in 16 lanes of 2¹⁴ entries each, rounding errors of 2⁻²⁴ that add up like
-a random walk make 2⁷·2⁻²⁴ ≈ 8e-6 of the sum at most."""
+_PIECE = 1 << 16
+"""Entries per float32 sum. Summed in 16 lanes of 2¹² entries each, rounding errors of 2⁻²⁴ that add up like
+a random walk make 2⁶·2⁻²⁴ ≈ 4e-6 of the sum at most."""
 _SMALLEST = {torch.float32: 2.0**-106, torch.float64: 2.0**-1002}
 """Mean squares from which a sum of squares in that format is good to 2⁻²⁰."""
 
@@ -162,8 +162,10 @@ def norms(tensors: Sequence[Tensor]) -> Tensor:
     strided = [_flat(t.detach()) if t.layout is not torch.strided else t.detach() for t in tensors]
     short = any(t.dtype in (torch.float16, torch.bfloat16) for t in strided)
     found = torch._foreach_norm(strided, 2, dtype=torch.float32) if short else torch._foreach_norm(strided)
-    device = found[0].device
-    each = torch.stack([norm.to(device, torch.float64) for norm in found])
+    device, dtype = found[0].device, found[0].dtype
+    if any(norm.device != device or norm.dtype != dtype for norm in found):
+        found = tuple(norm.to(device, torch.float64) for norm in found)
+    each = torch.stack(found).double()
     if each.is_cpu:
         for index in ((each < 2.0**-40) | ~(each < 2.0**60)).nonzero().flatten().tolist():
             each[index] = torch.linalg.vector_norm(strided[index].double())
@@ -172,6 +174,8 @@ def norms(tensors: Sequence[Tensor]) -> Tensor:
 
 def _flat(tensor: Tensor) -> Tensor:
     """All entries as one axis, without a copy wherever the memory has no holes."""
+    if tensor.layout is torch.strided and tensor.is_contiguous() and not tensor.is_complex():
+        return tensor.view(-1)
     if tensor.layout is not torch.strided:
         tensor = tensor.coalesce().values() if tensor.layout is torch.sparse_coo else tensor.to_dense()
     if tensor.is_complex():

@@ -121,13 +121,20 @@ class ParameterProbe:
         self.detach()
         self._weights.clear()
 
-    def norm(self) -> Tensor | None:
-        """Norm of all gradients together; None if there are none."""
-        gradients = [p.grad for p in self.tensors if p.grad is not None]
-        return torch.linalg.vector_norm(norms(gradients)) if gradients else None
+    def norms(self) -> dict[int, Tensor]:
+        """Identity of each moved parameter → norm of its gradient; without those that have none."""
+        gradients = {id(p): p.grad for p in self.tensors if p.grad is not None}
+        if not gradients:
+            return {}
+        return dict(zip(gradients, norms(list(gradients.values())).unbind(), strict=True))
 
-    def before_step(self, *, closure: bool) -> list[ParameterView]:
-        """Look at weights and gradients as they are in front of the optimizer."""
+    def before_step(self, norms: Mapping[int, Tensor], *, closure: bool) -> list[ParameterView]:
+        """Look at weights and gradients as they are in front of the optimizer.
+
+        Args:
+            norms: What :meth:`norms` gave.
+            closure: Whether the gradients are still to be taken, by a closure.
+        """
         moved = {id(parameter) for parameter in self.tensors}
         elsewhere = self._elsewhere() - moved
         views: list[tuple[ParameterView, Tensor]] = []
@@ -147,7 +154,7 @@ class ParameterProbe:
         for view, parameter in views:
             view.weight = take(parameter)
         if not closure:
-            self._look_at_gradients(views)
+            self._look_at_gradients(views, norms)
         self._copy([parameter for _, parameter in views if id(parameter) in moved])
         self._views = views
         return [view for view, _ in views]
@@ -171,14 +178,13 @@ class ParameterProbe:
         self._views = []
         self._gradients.clear()
 
-    def _look_at_gradients(self, views: list[tuple[ParameterView, Tensor]]) -> None:
-        gradients = [(view, parameter.grad) for view, parameter in views if parameter.grad is not None]
-        if gradients:
-            for (view, _), norm in zip(gradients, norms([g for _, g in gradients]), strict=True):
-                view.clipped_norm = norm
+    def _look_at_gradients(
+        self, views: list[tuple[ParameterView, Tensor]], norms: Mapping[int, Tensor]
+    ) -> None:
         for view, parameter in views:
             if parameter.grad is not None:
                 view.has_gradient = True
+                view.clipped_norm = norms.get(id(parameter))
                 taken = self._gradients.get(id(parameter))
                 view.gradient = take(parameter.grad) if taken is None else taken
 

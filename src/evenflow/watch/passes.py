@@ -29,17 +29,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, final
+from typing import Any, TypeAlias, final
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from evenflow.flow import ModuleCall
 from evenflow.watch.moments import Taken, take
 
 _WAITING_PASSES = 64
 """Passes that wait for a gradient at most; an evaluation with gradients on would pile up without end."""
+
+
+Call: TypeAlias = tuple[str, int]
+"""Path of a module, and which of its calls within the pass; a plain tuple, for it is hashed often."""
 
 
 @dataclass(slots=True, eq=False)
@@ -58,13 +61,13 @@ class Output:
         gradient: Moments of the gradient that came to it; None as long as none came.
     """
 
-    module: ModuleCall
+    module: Call
     module_type: str
     order: int
     shape: tuple[int, ...]
     dtype: str
     inputs: tuple[int, ...]
-    output_of: tuple[ModuleCall, ...]
+    output_of: tuple[Call, ...]
     activation: Taken
     gradient: Taken | None = None
 
@@ -187,7 +190,7 @@ class PassProbe:
         return hook
 
     def _record(self, one: Pass, path: str, module: nn.Module, tensor: Tensor) -> None:
-        call = ModuleCall(path, one.calls[path])
+        call = (path, one.calls[path])
         one.calls[path] += 1
         node = tensor.grad_fn
         number = -1 if node is None else node._sequence_nr()

@@ -13,23 +13,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import final
+from dataclasses import dataclass, field
+from typing import NamedTuple, final
 
+import numpy as np
 import pyarrow as pa
 from torch import Tensor
 
-from evenflow.flow import ModuleCall, Role, Row, Site, Stats, Status
+from evenflow.flow import ModuleCall, Role, Row, Site, Status
 from evenflow.flow.arrow import to_arrow
 from evenflow.store.schema import TABLES
-from evenflow.watch.moments import Moments, Taken, fetch, merge
+from evenflow.watch.moments import Taken, fetch, merge
 from evenflow.watch.parameters import ParameterView
-from evenflow.watch.passes import Output, Pass
+from evenflow.watch.passes import Call, Output, Pass
 
 OP = "output"
 """Op name of rows that stand for what a module returned, whatever op made it."""
 MODEL_STRIDE = 1 << 20
 """Orders of the second model start here, of the third at twice that, so that no two rows share one."""
+_ACTIVATION, _GRADIENT, _PARAMETER, _PARAMETER_GRADIENT, _UPDATE = (role.value for role in Role)
+_OK, _FROZEN, _UNUSED, _DETACHED = (status.value for status in Status)
 _MOST_SITES = 1 << 16
 """Sites that are remembered; batches of ever new shapes would make ever new ones."""
 
@@ -63,18 +66,55 @@ class Step:
     events: list[tuple[str, str]] = field(default_factory=list)
 
 
+class _Place(NamedTuple):
+    """What a row says besides its numbers; a tuple of plain values, for it is hashed for every row."""
+
+    path: str
+    call: int
+    op: str
+    role: str
+    order: int
+    module_type: str
+    shape: tuple[int, ...]
+    dtype: str
+    status: str
+    inputs: tuple[int, ...] = ()
+    output_of: tuple[Call, ...] = ()
+
+    def row(self) -> Row:
+        return Row(
+            site=Site(self.path, self.op, Role(self.role), self.call),
+            order=self.order,
+            module_type=self.module_type,
+            shape=self.shape,
+            dtype=self.dtype,
+            status=Status(self.status),
+            inputs=self.inputs,
+            output_of=tuple(ModuleCall(path, call) for path, call in self.output_of),
+        )
+
+
+class _Numbers(NamedTuple):
+    """The entries that a row is about: micro-batches to merge, then to divide by ``scale``."""
+
+    parts: Sequence[Taken]
+    scale: float = 1.0
+    sign: float = 1.0
+
+
+_NOTHING = _Numbers(())
+
+
 @final
 class Recorder:
     """Turns steps into tables."""
 
     def __init__(self) -> None:
-        self._sites: dict[Row, int] = {}
+        self._places: dict[_Place, int] = {}
         self._table: pa.Table | None = None
 
     def tables(self, steps: Sequence[Step]) -> Iterator[tuple[str, pa.Table]]:
         """The rows of some steps, table by table."""
-        if len(self._sites) > _MOST_SITES:
-            self._sites.clear()
         events = [(step.number, kind, text) for step in steps for kind, text in step.events]
         if events:
             yield "events", _long("events", events)
@@ -87,23 +127,42 @@ class Recorder:
         parameters = [row for step, sample in samples for row in _parameter_rows(step, sample)]
         if parameters:
             yield "parameters", _long("parameters", parameters)
-        rows = [(step.number, row) for step in steps for row in _rows(step)]
+        rows = [(step.number, place, numbers) for step in steps for place, numbers in _rows(step)]
         if rows:
             yield "flow", self._flow(rows)
 
-    def _flow(self, rows: Sequence[tuple[int, Row]]) -> pa.Table:
-        known = len(self._sites)
-        sites = [self._sites.setdefault(replace(row, stats=None), len(self._sites)) for _, row in rows]
-        if self._table is None or len(self._sites) != known or known == 0:
-            self._table = to_arrow(self._sites)
-        table = self._table.take(pa.array(sites, pa.int64()))
-        stats = [row.stats for _, row in rows]
-        for name in ("count", "mean", "mean_square", "abs_max", "nonfinite_count"):
-            column = table.schema.get_field_index(name)
-            values = [None if one is None else getattr(one, name) for one in stats]
-            table = table.set_column(column, name, pa.array(values, table.schema.field(name).type))
-        steps = pa.array([step for step, _ in rows], pa.int64())
+    def _flow(self, rows: Sequence[tuple[int, _Place, _Numbers]]) -> pa.Table:
+        if len(self._places) > _MOST_SITES:
+            self._places.clear()
+        known = len(self._places)
+        places = [self._places.setdefault(place, len(self._places)) for _, place, _ in rows]
+        if self._table is None or known == 0 or len(self._places) != known:
+            self._table = to_arrow(place.row() for place in self._places)
+        table = self._table.take(pa.array(places, pa.int64()))
+        for name, values in _columns([numbers for _, _, numbers in rows]).items():
+            index = table.schema.get_field_index(name)
+            table = table.set_column(index, name, values.cast(table.schema.field(index).type))
+        steps = pa.array([step for step, _, _ in rows], pa.int64())
         return table.add_column(0, "step", steps).cast(TABLES["flow"])
+
+
+def _columns(numbers: Sequence[_Numbers]) -> dict[str, pa.Array]:
+    """The statistics of some rows; null where a row has none. As :meth:`Moments.stats`, column by column."""
+    found = iter(fetch([part for one in numbers for part in one.parts]))
+    merged = [merge([next(found) for _ in one.parts]) for one in numbers]
+    size, total, square, largest, nonfinite = np.array(merged, np.float64).T
+    scale = np.array([one.scale for one in numbers])
+    sign = np.array([one.sign for one in numbers])
+    finite = np.maximum(size - nonfinite, 1.0)
+    empty = np.array([not one.parts for one in numbers])
+    columns = {
+        "count": size.astype(np.int64),
+        "mean": sign * total / finite / scale,
+        "mean_square": square / finite / scale / scale,
+        "abs_max": largest / scale,
+        "nonfinite_count": nonfinite.astype(np.int64),
+    }
+    return {name: pa.array(values, mask=empty) for name, values in columns.items()}
 
 
 @dataclass(slots=True)
@@ -117,20 +176,21 @@ class _Seen:
     gradients: list[Taken] = field(default_factory=list)
 
 
-def _rows(step: Step) -> Iterator[Row]:
+def _rows(step: Step) -> Iterator[tuple[_Place, _Numbers]]:
     """The Flow of one step; what two optimizers saw of one thing is given once."""
-    given: set[Site] = set()
+    given: set[tuple[str, int, str]] = set()
     for sample in step.samples:
         seen = {prefix: _merged(passes, sample.offsets[prefix]) for prefix, passes in sample.passes.items()}
-        for row in (*_output_rows(sample, seen), *_weight_rows(sample, seen)):
-            if row.site not in given:
-                given.add(row.site)
-                yield row
+        for place, numbers in (*_output_rows(sample, seen), *_weight_rows(sample, seen)):
+            key = (place.path, place.call, place.role)
+            if key not in given:
+                given.add(key)
+                yield place, numbers
 
 
-def _merged(passes: Sequence[Pass], offset: int) -> dict[ModuleCall, _Seen]:
+def _merged(passes: Sequence[Pass], offset: int) -> dict[Call, _Seen]:
     """The calls of several passes, each once; passes that have nothing in common come one after the other."""
-    seen: dict[ModuleCall, _Seen] = {}
+    seen: dict[Call, _Seen] = {}
     following = offset
     for one in passes:
         known = next((seen[o.module].order - o.order for o in one.outputs if o.module in seen), None)
@@ -146,59 +206,58 @@ def _merged(passes: Sequence[Pass], offset: int) -> dict[ModuleCall, _Seen]:
     return seen
 
 
-def _output_rows(sample: Sample, seen: Mapping[str, Mapping[ModuleCall, _Seen]]) -> Iterator[Row]:
+def _output_rows(
+    sample: Sample, seen: Mapping[str, Mapping[Call, _Seen]]
+) -> Iterator[tuple[_Place, _Numbers]]:
     for prefix, calls in seen.items():
-        for call, one in calls.items():
-            row = Row(
-                site=Site(join(prefix, call.path), OP, Role.ACTIVATION, call.call),
-                order=one.order,
-                module_type=one.output.module_type,
-                shape=one.output.shape,
-                dtype=one.output.dtype,
-                inputs=one.inputs,
-                output_of=tuple(ModuleCall(join(prefix, c.path), c.call) for c in one.output.output_of),
-                stats=_stats(one.activations),
-            )
-            yield row
-            yield replace(
-                row,
-                site=replace(row.site, role=Role.ACTIVATION_GRADIENT),
-                status=Status.OK if one.gradients else Status.DETACHED,
-                stats=_stats(one.gradients, sample.scale) if one.gradients else None,
-            )
+        for (path, call), one in calls.items():
+            output = one.output
+            of = tuple((join(prefix, name), number) for name, number in output.output_of)
+            name = join(prefix, path)
+            for role, status, numbers in (
+                (_ACTIVATION, _OK, _Numbers(one.activations)),
+                (
+                    _GRADIENT,
+                    _OK if one.gradients else _DETACHED,
+                    _Numbers(one.gradients, sample.scale) if one.gradients else _NOTHING,
+                ),
+            ):
+                place = _Place(
+                    name, call, OP, role, one.order, output.module_type, output.shape, output.dtype, status,
+                    one.inputs, of,
+                )  # fmt: skip
+                yield place, numbers
 
 
-def _weight_rows(sample: Sample, seen: Mapping[str, Mapping[ModuleCall, _Seen]]) -> Iterator[Row]:
+def _weight_rows(
+    sample: Sample, seen: Mapping[str, Mapping[Call, _Seen]]
+) -> Iterator[tuple[_Place, _Numbers]]:
     orders: dict[str, int] = {}
     for prefix, calls in seen.items():
         for one in calls.values():
-            for call in one.output.output_of:
-                orders.setdefault(join(prefix, call.path), one.order)
+            for path, _ in one.output.output_of:
+                orders.setdefault(join(prefix, path), one.order)
     last = max(orders.values(), default=-1) + 1
     for view in sample.parameters:
         owner = view.name.rpartition(".")[0]
         if view.has_gradient:
-            status = Status.OK
+            status = _OK
         elif not view.trainable:
-            status = Status.FROZEN
+            status = _FROZEN
         else:  # no hook can tell whether a module that ran used all of its parameters
-            status = Status.DETACHED if owner in orders else Status.UNUSED
+            status = _DETACHED if owner in orders else _UNUSED
         for role, taken, scale, sign in (
-            (Role.PARAMETER, view.weight, 1.0, 1.0),
-            (Role.PARAMETER_GRADIENT, view.gradient, sample.scale, 1.0),
-            (Role.UPDATE, view.change, 1.0, -1.0),
+            (_PARAMETER, view.weight, 1.0, 1.0),
+            (_PARAMETER_GRADIENT, view.gradient, sample.scale, 1.0),
+            (_UPDATE, view.change, 1.0, -1.0),
         ):
-            if role is Role.UPDATE and taken is None:
+            if role is _UPDATE and taken is None:
                 continue
-            yield Row(
-                site=Site(view.name, "parameter", role),
-                order=orders.get(owner, last),
-                module_type=view.module_type,
-                shape=view.shape,
-                dtype=view.dtype,
-                status=status,
-                stats=None if taken is None else _stats([taken], scale, sign),
+            order = orders.get(owner, last)
+            place = _Place(
+                view.name, 0, "parameter", role, order, view.module_type, view.shape, view.dtype, status
             )
+            yield place, _NOTHING if taken is None else _Numbers((taken,), scale, sign)
 
 
 def _parameter_rows(step: Step, sample: Sample) -> Iterator[tuple[int, str, str, float]]:
@@ -228,11 +287,6 @@ def gradient_norm(sample: Sample) -> float | None:
 def join(prefix: str, path: str) -> str:
     """``generator``, ``0.weight`` → ``generator.0.weight``; either may be empty."""
     return f"{prefix}.{path}" if prefix and path else prefix or path
-
-
-def _stats(taken: Sequence[Taken], scale: float = 1.0, sign: float = 1.0) -> Stats:
-    moments: Moments = merge(fetch(taken))
-    return moments.stats(scale, sign)
 
 
 def _mean(values: Sequence[float | Tensor]) -> float:

@@ -23,9 +23,9 @@ from __future__ import annotations
 import os
 import platform
 import re
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import wraps
+from time import perf_counter, thread_time
 from types import TracebackType
 from typing import Any, Self, final
 
@@ -208,13 +208,13 @@ class Watch:
         """
         if self._closed or self.trouble is not None:
             return
-        began = time.perf_counter()
+        began = perf_counter()
         for name, value in figures.items():
             figure = _number(name, value)
             after = self._log_after.setdefault(name, self._last is not None and not self._stepped)
             step = self._last if after and self._last is not None else self._step
             step.figures.setdefault(name, []).append(figure)
-        self._governor.spend(time.perf_counter() - began)
+        self._governor.spend(perf_counter() - began)
 
     def event(self, kind: str, text: str) -> None:
         """Write down that something happened in this step."""
@@ -242,9 +242,9 @@ class Watch:
             if name in self._stepped:  # it steps again before others did: a new step
                 self._end_step()
             closure = (args[1] if len(args) > 1 else kwargs.get("closure")) is not None
-            self._figures(name, closure=closure)
+            norms = self._figures(name, closure=closure)
             if self._governor.sampling:
-                self._begin_sample(name, closure=closure)
+                self._begin_sample(name, norms, closure=closure)
             self._in_closure = closure
 
         return hook
@@ -261,8 +261,8 @@ class Watch:
 
         return hook
 
-    def _figures(self, name: str, *, closure: bool) -> None:
-        """Figures of the whole model, at every step that the budget allows."""
+    def _figures(self, name: str, *, closure: bool) -> dict[int, Tensor]:
+        """Figures of the whole model, at every step that the budget allows; the norms of single gradients."""
         suffix = f"/{name}" if name else ""
         groups = self._optimizers[name].param_groups
         rates = [group["lr"] for group in groups if "lr" in group]
@@ -271,17 +271,20 @@ class Watch:
                 self._add(f"lr{suffix}" if index == 0 else f"lr{suffix}/{index}", float(rate))
         if self._scale.active:
             self._add("loss_scale", self._scale.value)
-        if self._governor.figures and not closure:
-            norm = self._parameters[name].norm()
-            if norm is not None:
-                left = remaining_scale(self._optimizers[name])
-                self._add(f"gradient_norm_after_clipping{suffix}", norm / left if left != 1.0 else norm)
+        if closure or not self._governor.figures:
+            return {}
+        norms = self._parameters[name].norms()
+        if norms:
+            joint = torch.linalg.vector_norm(torch.stack(list(norms.values())))
+            left = remaining_scale(self._optimizers[name])
+            self._add(f"gradient_norm_after_clipping{suffix}", joint / left if left != 1.0 else joint)
+        return norms
 
-    def _begin_sample(self, name: str, *, closure: bool) -> None:
+    def _begin_sample(self, name: str, norms: Mapping[int, Tensor], *, closure: bool) -> None:
         self._sample = Sample(
             passes={},
             offsets=self._offsets,
-            parameters=self._parameters[name].before_step(closure=closure),
+            parameters=self._parameters[name].before_step(norms, closure=closure),
             scale=self._scale.value,
             remaining=remaining_scale(self._optimizers[name]),
         )
@@ -314,7 +317,7 @@ class Watch:
             self._end_step()
 
     def _end_step(self) -> None:
-        now = time.perf_counter()
+        now = perf_counter()
         began, self._step_began = self._step_began, now
         self._governor.step(None if began is None else now - began)
         if self._last is not None:
@@ -340,9 +343,9 @@ class Watch:
         if name in self._stepped:
             self._end_step()
         self._note_skip()
-        self._figures(name, closure=False)
+        norms = self._figures(name, closure=False)
         if self._governor.sampling:
-            self._begin_sample(name, closure=False)
+            self._begin_sample(name, norms, closure=False)
             self._end_sample(name, skipped=True)
         self._end_turn(name)
 
@@ -395,12 +398,12 @@ class Watch:
 
         @wraps(hook)
         def timed(*args: Any) -> None:
-            began = time.perf_counter()
+            began = perf_counter()
             try:
                 hook(*args)
             except Exception as error:
                 self._fail(error)
-            self._governor.spend(time.perf_counter() - began)
+            self._governor.spend(perf_counter() - began)
 
         return timed
 
@@ -418,13 +421,13 @@ class Watch:
 
     def _gather(self) -> Iterator[tuple[str, pa.Table]]:
         """Called in the writing thread: the tables of all steps that have ended."""
-        began = time.perf_counter()
+        began = thread_time()
         steps, self._waiting = self._waiting, []
         try:
             yield from self._recorder.tables(steps)
         except Exception as error:
             self._fail(error)
-        self._governor.spend(time.perf_counter() - began)
+        self._governor.spend(thread_time() - began)
 
 
 def _on_host(sample: Sample) -> bool:
