@@ -128,7 +128,8 @@ def test_lines_keep_names_origins_and_gaps() -> None:
     assert [row["y"] for row in line["data"]["values"]] == [-1.0, None, -1.0, None]
     assert {row["origin"] for row in line["data"]["values"]} == {"measured", "expected"}
     assert all(row["low"] < row["high"] for row in area["data"]["values"])
-    assert len(dots["data"]["values"]) == 1
+    assert [row["y"] for row in dots["data"]["values"]] == [-1.0]
+    assert dots["mark"]["opacity"] == 1
     assert line["encoding"]["y"]["scale"]["domain"][0] <= -3.0
 
 

@@ -105,9 +105,15 @@ def test_sizes() -> None:
         assert kind.question.endswith("?")
 
 
-@pytest.mark.parametrize("name", ["sigmoid-depth", "activations"])
+FAST = ("activations", "adaptive-steps", "sigmoid-depth")
+"""Experiments whose quick size takes a second or two."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in sorted(TINY)],
+)
 def test_the_quick_size_agrees_with_theory(name: str) -> None:
-    """The two fastest; all of them: evenflow lab run --all --quick."""
     outcome = experiment(name).of_size(quick=True).run()
     assert {c.quantity: c.verdict for c in outcome.comparisons if c.verdict is not Verdict.AGREES} == {}
 
@@ -180,6 +186,7 @@ def test_a_curve_over_seeds_has_the_interval_as_its_band() -> None:
     assert curve.low is not None
     assert curve.high is not None
     assert curve.high[0] - 1.0 == pytest.approx(12.7062)  # t(.975, 1) · s/√2 with s = √2
+    assert 1.0 - curve.low[0] == pytest.approx(12.7062)
     assert curve.low[1] == curve.high[1] == 5.0
     with pytest.raises(AssertionError, match="parts of a curve differ in length"):
         Curve("c", (1, 2), (1.0,))

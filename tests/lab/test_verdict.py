@@ -73,6 +73,8 @@ def test_what_is_not_finite() -> None:
     assert _verdict(expected, -math.inf, -math.inf) is D
     assert _verdict(expected, math.inf, 5.0) is Q
     assert _verdict(expected, math.nan, 5.0, 5.0) is Q
+    assert interval((math.inf, 5.0)) is None
+    assert interval((math.nan, math.nan)) is None
 
 
 def test_scatter_alone_never_agrees() -> None:

@@ -7,6 +7,7 @@ dashed. Bands are intervals.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 from evenflow.lab.picture import Axis, Curve, HeatMap, Lines, Origin, Picture
@@ -68,9 +69,15 @@ def _lines(picture: Lines) -> Spec:
     level = {**shared, "y": {**y, "field": "y"}}
     layers.append({"data": {"values": rows}, "mark": line, "encoding": {**level, "strokeDash": dash}})
     drawn = [row for row in rows if row["y"] is not None]
-    dots = {"type": "point", "size": 45, "filled": True, "opacity": 1 if _few(picture) else 0}
     measured = [row for row in drawn if row["origin"] == Origin.MEASURED]
-    layers.append({"data": {"values": measured}, "mark": dots, "encoding": {**level, "tooltip": tip}})
+    length = Counter(row["line"] for row in measured)
+    few = _few(picture)
+    lone = [row for row in measured if few or length[row["line"]] == 1]  # a line of one point is none
+    crowded = [row for row in measured if not few and length[row["line"]] > 1]
+    for shown, opacity in ((lone, 1), (crowded, 0)):
+        if shown:
+            dots = {"type": "point", "size": 45, "filled": True, "opacity": opacity}
+            layers.append({"data": {"values": shown}, "mark": dots, "encoding": {**level, "tooltip": tip}})
     return chart(layers, _HEIGHT)
 
 

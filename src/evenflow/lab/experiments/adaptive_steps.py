@@ -75,7 +75,9 @@ class AdaptiveSteps(Experiment):
                 [found[depth, seed][number + 2] for depth in self.depths] for seed in range(self.seeds)
             ]
             formula, source = _FORMULAS[name]
-            for place, depth in enumerate(self.depths):
+            compared = self.depths[-1:] if name == "sgd" else self.depths  # SGD's step is g by definition
+            for depth in compared:
+                place = self.depths.index(depth)
                 # Each net is held against its own gradient, so what scatters is the difference.
                 gaps = tuple(m[place] - e[place] for m, e in zip(measured, expected, strict=True))
                 quantity = f"{name}, {depth} layers: log10 of the step over what its gradient gives"

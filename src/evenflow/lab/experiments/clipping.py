@@ -84,7 +84,8 @@ class Clipping(Experiment):
         picture = Lines(
             "loss",
             "Loss over training",
-            "One line for each net. Lines that end have no numbers any more.",
+            "One line for each net. A line ends where there are no numbers any more: nets that are not "
+            "clipped have only their first point.",
             Axis("step"),
             Axis("loss", decades=True),
             tuple(curves),

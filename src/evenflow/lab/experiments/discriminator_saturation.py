@@ -66,13 +66,14 @@ class DiscriminatorSaturation(Experiment):
     title = "A discriminator that is too sure"
     question = "How much gradient does the generator get from a discriminator that is sure?"
     expectation = (
-        "With the saturating loss the RMS slope √E σ(d)², which falls when the distributions part. With the "
-        "non-saturating loss √E (1 − σ(d))², which goes to 1; with hinge and Wasserstein always 1."
+        "With the saturating loss the RMS slope √E σ(d)². It falls when the distributions part, and what is "
+        "left comes from the few points that could pass for real. With the non-saturating loss "
+        "√E (1 − σ(d))², which goes to 1; with hinge and Wasserstein always 1."
     )
     quick: ClassVar = {"seeds": 6}
 
-    distances: tuple[float, ...] = (1.0, 2.0, 3.0, 4.0)
-    batch: int = 20_000
+    distances: tuple[float, ...] = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0)
+    batch: int = 100_000
     seeds: int = 20
 
     def run(self, track: Track = silently) -> Outcome:

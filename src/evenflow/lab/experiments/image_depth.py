@@ -76,7 +76,8 @@ class ImageDepth(Experiment):
             curves += [over_seeds(name, layers, levels), Curve(name, layers, line, Origin.EXPECTED)]
         for name, build in (("plain, BatchNorm", self._normed), ("ResNet, BatchNorm", self._residual)):
             levels = [self._measure(build, SIDES[-1], seed) for seed in range(self.seeds)]
-            curves.append(over_seeds(name, layers[: len(levels[0])], levels))
+            each = 1 if len(levels[0]) == self.depth else 2  # convolutions in a residual unit
+            curves.append(over_seeds(name, range(1, each * len(levels[0]) + 1, each), levels))
         note = (
             "No closed form is compared for BatchNorm in a convolutional net; its curves are measured only."
         )
