@@ -111,3 +111,20 @@ def mlp(layers: int, function: str, *, weights: float, slope: float, head: float
         gain = weights if head is None or i < layers - 1 else head
         ops += [Op(function, slope), Op("addmm", gain, weight=weight)]
     return ops
+
+
+def along_time(**log10_norms: Sequence[float]) -> Flow:
+    """A recurrent layer between two linear ones; state → log10 of the gradient's norm at t = 0, 1, …"""
+    flow = chain([Op("addmm"), Op("lstm", path="layer"), Op("addmm")])
+    steps = [
+        Row(
+            Site("layer", state, Role.ACTIVATION_GRADIENT, time=t),
+            order=1,
+            module_type="LSTM",
+            shape=(64, 100),
+            stats=tensor(6400, 10**norm / math.sqrt(6400)),
+        )
+        for state, norms in log10_norms.items()
+        for t, norm in enumerate(norms)
+    ]
+    return Flow([*flow, *steps], "measured")

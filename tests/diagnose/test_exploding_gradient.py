@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 from evenflow.diagnose import CauseName, Severity, diagnose
-from tests.diagnose.chains import chain, mlp
+from evenflow.flow import Flow
+from tests.diagnose.chains import along_time, chain, mlp
 from tests.diagnose.judging import only, silent, top
 from tests.diagnose.programs import Branch, Loop, Sequence, batch, classify, he
 from tests.diagnose.programs import mlp as network
@@ -102,6 +105,19 @@ def test_a_loss_at_every_step_may_add_up() -> None:
     nn.init.eye_(layer.all_weights[0][1])
     nn.init.zeros_(layer.all_weights[0][3])
     assert silent(classify(Sequence(layer, 64, mean=True), torch.rand(8, 400, 8)), RULE)
+
+
+@pytest.mark.parametrize(("growth", "alarm"), [(4.9, False), (5.1, True)])
+def test_the_allowance_for_adding_up_is_the_number_of_steps(growth: float, alarm: bool) -> None:
+    profile = [growth * (99 - t) / 99 for t in range(100)]
+    assert bool(diagnose(along_time(hidden_l0=profile), select=RULE).findings) is alarm
+
+
+def test_a_prediction_must_be_past_the_threshold_by_its_half_width() -> None:
+    flow = chain(mlp(4, "relu", weights=1.414214 * 10**1.1, slope=0.707107))
+    for half_width, alarms in ((0.1, 1), (0.5, 0)):
+        rows = [replace(row, half_width=half_width) for row in flow]
+        assert len(diagnose(Flow(rows, "predicted"), select=RULE).findings) == alarms
 
 
 def test_a_loop_that_amplifies() -> None:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from evenflow.diagnose import CauseName, Diagnosis, Severity, diagnose
 from evenflow.flow import Flow, Role
 from evenflow.measure import measure
-from tests.diagnose.chains import Op, chain, mlp
+from tests.diagnose.chains import Op, along_time, chain, mlp
 from tests.diagnose.judging import only, silent, top
 from tests.diagnose.programs import (
     Branch,
@@ -111,6 +111,14 @@ def test_a_mild_factor_per_layer_is_blamed_on_depth() -> None:
     flow = chain(mlp(200, "tanh", weights=1.14, slope=0.82), units=1000)
     (finding,) = diagnose(flow, select=RULE).findings
     assert top(finding) is CauseName.DEPTH_WITHOUT_SKIP
+
+
+def test_a_shallow_stack_is_not_blamed_on_depth() -> None:
+    (finding,) = diagnose(chain(mlp(4, "sigmoid", weights=0.5, slope=0.1)), select=RULE).findings
+    assert [cause.name for cause in finding.causes] == [
+        CauseName.SATURATING_ACTIVATION,
+        CauseName.INIT_TOO_SMALL,
+    ]
 
 
 def test_rectifiers_that_pass_next_to_nothing_are_blamed_themselves() -> None:
@@ -256,6 +264,34 @@ def test_the_last_step_of_a_long_sequence_does_not_feel_the_first(cell: type[nn.
 def test_a_cell_in_a_loop_is_judged_as_a_layer_would_be(cell: type[nn.Module]) -> None:
     finding = only(classify(Loop(cell(8, 32)), torch.randn(8, 120, 8)), RULE)
     assert (finding.site, top(finding)) == ("cell", CauseName.LONG_RECURRENCE)
+
+
+def test_a_sequence_so_long_that_its_gradient_is_exactly_zero_is_still_judged_along_time() -> None:
+    finding = only(classify(Sequence(nn.RNN(8, 32, batch_first=True), 32), torch.randn(4, 250, 8)), RULE)
+    assert (finding.site, top(finding)) == ("layer", CauseName.LONG_RECURRENCE)
+
+
+def test_a_layer_has_forgotten_only_what_both_of_its_states_have_lost() -> None:
+    falling = [-0.3 * (60 - t) for t in range(60)]
+    flat = [0.0] * 60
+    assert len(diagnose(along_time(hidden_l0=falling, cell_l0=falling), select=RULE).findings) == 1
+    assert diagnose(along_time(hidden_l0=falling, cell_l0=flat), select=RULE).findings == ()
+    assert diagnose(along_time(hidden_l0=flat, cell_l0=falling), select=RULE).findings == ()
+    (finding,) = diagnose(along_time(hidden_l0=flat, hidden_l1=falling), select=RULE).findings
+    assert "hidden_l1" in finding.evidence[0].text
+
+
+def test_a_layer_that_runs_backwards_in_time_is_read_in_its_own_order() -> None:
+    rising = [-0.3 * t for t in range(60)]  # the last state that it computes is the one at t = 0
+    assert len(diagnose(along_time(hidden_l0_reverse=rising), select=RULE).findings) == 1
+    assert diagnose(along_time(hidden_l0=rising), select=RULE).findings == ()
+
+
+@pytest.mark.parametrize(("per_step", "alarm"), [(0.23, False), (0.25, True)])
+def test_half_of_the_sequence_must_be_lost_to_rounding(per_step: float, alarm: bool) -> None:
+    """7.22 decades at .25 a step are 28.9 steps: 31 of 60 are lost; at .23 they are 31.4 and 28 are lost."""
+    profile = [-per_step * (59 - t) for t in range(60)]
+    assert bool(diagnose(along_time(hidden_l0=profile), select=RULE).findings) is alarm
 
 
 def test_an_open_forget_gate_remembers() -> None:
