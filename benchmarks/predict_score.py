@@ -41,6 +41,7 @@ class Score:
 
     errors: dict[Role, dict[str, float]] = field(default_factory=dict)
     spread: dict[Role, dict[str, float]] = field(default_factory=dict)
+    covered: dict[Role, list[bool]] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     zeros: list[str] = field(default_factory=list)
     seconds: float = 0.0
@@ -83,7 +84,7 @@ def score(case: Case, seeds: int = 4, precision: torch.dtype = torch.float32) ->
                 if row.stats is not None:
                     logs.setdefault(row.site, []).append(row.stats.log10_rms)
         biggest = max((max(v) for v in logs.values()), default=0.0)
-        result.errors[role], result.spread[role] = {}, {}
+        result.errors[role], result.spread[role], result.covered[role] = {}, {}, []
         for site, values in logs.items():
             row = ours_by_site.get(site)
             if row is None or row.stats is None:
@@ -97,6 +98,8 @@ def score(case: Case, seeds: int = 4, precision: torch.dtype = torch.float32) ->
             if not np.isfinite(values).all():
                 continue
             result.errors[role][site.label] = row.stats.log10_rms - float(np.mean(values))
+            width = row.half_width or 0.0
+            result.covered[role] += [abs(row.stats.log10_rms - value) <= width for value in values]
             result.spread[role][site.label] = float(np.std(values, ddof=1))
     return result
 
@@ -106,7 +109,7 @@ def show(case: Case, seeds: int = 4, worst: int = 0) -> Score:
     text = f"{case.name:34s}"
     for role in ROLES:
         median, p95, spread, count = found.line(role)
-        text += f" | {'param' if role is Role.PARAMETER_GRADIENT else 'activ'} {median:.3f} / {p95:.3f} (seeds {spread:.3f}, n {count})"
+        text += f" | {'param' if role is Role.PARAMETER_GRADIENT else 'activ'} {median:.3f} / {p95:.3f} (seeds {spread:.3f}, n {count}, in {np.mean(found.covered[role] or [0]):.0%})"
     print(
         text + f" | {found.seconds:.1f} s | missing {len(found.missing)} zeros {len(found.zeros)}", flush=True
     )

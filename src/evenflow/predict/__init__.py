@@ -2,5 +2,6 @@
 
 from evenflow.predict.inputs import Described
 from evenflow.predict.predict import predict
+from evenflow.predict.scaling import DepthLaw, depth_law, underflow_margin
 
-__all__ = ["Described", "predict"]
+__all__ = ["DepthLaw", "Described", "depth_law", "predict", "underflow_margin"]

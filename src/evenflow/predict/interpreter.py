@@ -32,6 +32,7 @@ from evenflow.predict import pointwise
 from evenflow.predict.fields import Field, Leaf
 from evenflow.predict.rules import RULES
 from evenflow.predict.rules.registry import Context, NoRule
+from evenflow.predict.spread import log_variance
 from evenflow.predict.table import constant
 
 _Place: TypeAlias = tuple[int, int, tuple[int, ...], tuple[int, ...]]
@@ -106,12 +107,14 @@ class Interpreter(TorchDispatchMode):
     Attributes:
         unknown: Ops without a rule, counted.
         remarks: Approximations that rules made, counted.
+        spread: Variance over draws of ln(mean square), by the statistics given out.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.unknown: Counter[str] = Counter()
         self.remarks: Counter[str] = Counter()
+        self.spread: dict[Stats, float] = {}
         self._memories: dict[int, _Memory] = {}
         self._kept: list[Tensor] = []
         self._real: dict[int, tuple[Tensor, Leaf]] = {}
@@ -221,15 +224,26 @@ class Interpreter(TorchDispatchMode):
             self.set_field(twin, known)
         return twin
 
-    def stats(self, tensor: Tensor) -> Stats:
+    def stats(self, tensor: Tensor, *, one_sample: bool = False) -> Stats:
         """Predicted statistics of a tensor; the mean square is NaN where it is unknown."""
         found = self.field_of(tensor)
         if found is None:
             return Stats(tensor.numel(), math.nan, math.nan)
         with _disable_current_modes():
             table = found.table
-        square = table.mean_square
-        return Stats(tensor.numel(), table.average, square if square > 0 else 0.0)
+            square = table.mean_square
+            beta = 0.0
+            if square > 0:
+                beta = log_variance(found, one_sample=one_sample)
+        if square <= 0:
+            return Stats(tensor.numel(), 0.0, 0.0)
+        stats = Stats(tensor.numel(), table.average, square)
+        self.spread[stats] = max(self.spread.get(stats, 0.0), beta)
+        return stats
+
+    def gradient_stats(self, tensor: Tensor) -> Stats:
+        """As :meth:`stats`, for a gradient that sums over a batch."""
+        return self.stats(tensor, one_sample=True)
 
     # Running
 
@@ -264,8 +278,8 @@ class Interpreter(TorchDispatchMode):
         outputs = output if isinstance(output, (list, tuple)) else [output]
         for tensor, value in zip(outputs, results, strict=False):
             if isinstance(tensor, Tensor):
-                if inplace:
-                    self.write(args[0], value)
+                if inplace or tensor is kwargs.get("out"):
+                    self.write(args[0] if inplace else tensor, value)
                 else:
                     self.set_field(tensor, value)
         return output
@@ -338,7 +352,7 @@ class Interpreter(TorchDispatchMode):
         skip_first = inplace and name == "copy"
         values: dict[int, Tensor] = {}
         for i, tensor in enumerate(_tensors((args, kwargs))):
-            if skip_first and i == 0:
+            if (skip_first and i == 0) or tensor is kwargs.get("out"):
                 values[id(tensor)] = torch.empty(tensor.shape, dtype=tensor.dtype)
                 continue
             found = self.field_of(tensor)

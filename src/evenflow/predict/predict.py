@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_map
 
 from evenflow.errors import ModelError
-from evenflow.flow import Flow, ModuleCall, Row
+from evenflow.flow import Flow, ModuleCall, Role, Row
 from evenflow.predict import fields
 from evenflow.predict.fields import Leaf
 from evenflow.predict.inputs import Described
@@ -23,6 +23,7 @@ from evenflow.predict.interpreter import Interpreter
 from evenflow.predict.model import build_on_meta, on_meta
 from evenflow.predict.rules.attention import fused_attention
 from evenflow.predict.rules.registry import NoRule
+from evenflow.predict.spread import half_width
 from evenflow.predict.table import constant
 from evenflow.trace.calls import CallStack
 from evenflow.trace.cotangent import Objective, objective
@@ -118,7 +119,7 @@ def _predict(model: nn.Module, inputs: Any, loss: Any, seed: int, interpreter: I
                 gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
                 rows = [
                     *op_rows(recorder.tape, graph),
-                    *parameter_rows(model, recorder.tape, graph, gradients, interpreter.stats),
+                    *parameter_rows(model, recorder.tape, graph, gradients, interpreter.gradient_stats),
                 ]
     finally:
         calls.remove()
@@ -130,7 +131,7 @@ def _predict(model: nn.Module, inputs: Any, loss: Any, seed: int, interpreter: I
     ]
     remarks = [f"{what} ({count}×)" for what, count in interpreter.remarks.items()]
     return Flow(
-        [_honest(row) for row in rows],
+        [_honest(row, interpreter) for row in rows],
         "predicted",
         _facts(model, goal),
         dict.fromkeys([*unknown, *remarks, *graph.notes]),
@@ -161,11 +162,15 @@ def _abstract(value: Any, interpreter: Interpreter) -> Any:
     return value
 
 
-def _honest(row: Row) -> Row:
-    """Unknown statistics are None, not NaN."""
-    if row.stats is not None and math.isnan(row.stats.mean_square):
+def _honest(row: Row, interpreter: Interpreter) -> Row:
+    """Unknown statistics are None, not NaN; known ones carry their interval."""
+    if row.stats is None:
+        return row
+    if math.isnan(row.stats.mean_square):
         return dataclasses.replace(row, stats=None)
-    return row
+    if row.site.role is Role.PARAMETER or row.stats.mean_square == 0.0:
+        return row
+    return dataclasses.replace(row, half_width=half_width(interpreter.spread.get(row.stats, 0.0)))
 
 
 @final

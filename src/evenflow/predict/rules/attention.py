@@ -61,7 +61,9 @@ def _fusible(
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
     same = query.ndim == key.ndim == value.ndim == 4 and query.shape[-1] == value.shape[-1] == key.shape[-1]
     alike = same and query.shape[:2] == key.shape[:2] == value.shape[:2]
-    mask_fits = attn_mask is None or (attn_mask.ndim in (2, 4) and not attn_mask.requires_grad and not is_causal)
+    mask_fits = attn_mask is None or (
+        attn_mask.ndim in (2, 4) and not attn_mask.requires_grad and not is_causal
+    )
     if enable_gqa and same and query.shape[1] % key.shape[1] == 0:
         repeats = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
@@ -113,7 +115,15 @@ def attention(
 
 @rule("_scaled_dot_product_flash_attention_for_cpu_backward")
 def attention_backward(
-    context: Context, output: Any, g: Field, q: Field, k: Field, v: Field, out: Field, *args: Any, **options: Any
+    context: Context,
+    output: Any,
+    g: Field,
+    q: Field,
+    k: Field,
+    v: Field,
+    out: Field,
+    *args: Any,
+    **options: Any,
 ) -> list[Field]:
     """g_Q, g_K, g_V."""
     kept = context.made.get(("attention", id(out)))

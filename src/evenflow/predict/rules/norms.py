@@ -123,6 +123,7 @@ class NormCotangent(Field):
     def __init__(self, g: Field, normalised: Normalised) -> None:
         super().__init__(g.shape, cotangent=True)
         self.g, self.normalised = g, normalised
+        self.spread_from, self.scaled_by = (g,), normalised.x
 
     @cached_property
     def tags(self) -> int:

@@ -269,6 +269,7 @@ class MaxCotangent(Routed):
     ) -> None:
         super().__init__(shape, cotangent=True)
         self.g, self.window, self.source, self.weight = g, window, source, weight
+        self.spread_from = (g,)
 
     def weighted(self, weight: Scalar) -> MaxCotangent:
         """Multiplied by a function of the source."""

@@ -183,6 +183,7 @@ class Softmax(Field):
     def __init__(self, x: Field, dim: int, g: Field | None = None) -> None:
         super().__init__(x.shape, cotangent=g is not None)
         self.x, self.dim, self.g = x, dim % max(len(x.shape), 1), g
+        self.spread_from = () if g is None else (g,)
 
     @cached_property
     def tags(self) -> int:

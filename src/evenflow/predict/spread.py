@@ -1,0 +1,202 @@
+"""How far one draw of the weights may lie from the mean: the interval of a prediction.
+
+The mean square of a finite tensor fluctuates from draw to draw. Two numbers
+describe it, both variances of ln(mean square):
+
+* *own*: a tensor's entries are a sample. Over all pairs of entries i, j,
+
+      own = mean_ij E x_i² x_j² / (E x²)² − 1,
+
+  which is 2/n for n independent Gaussian entries and 5/n for their ReLU, and
+  does not shrink with the batch where samples are correlated. For Gaussian
+  fields it is 2 mean_ij ρ_ij²; for products of functions it is the table of
+  their squares.
+* *inherited*: a product with weights has, given its input, exactly the input's
+  mean square times a constant, so it inherits own + inherited of the input. A
+  function f with E f² ∝ q^k passes on k² of it; normalisation passes on nothing.
+
+  A batch averages part of this away, but less and less: through L layers of
+  width n the squared cosine of two samples' gradients grows to L/n, so with
+  β₁ = 2L/n for one sample, Σ_l (2/n)(l/n) = β₁²/4 is left however large the batch.
+
+Their sum β is that of Hanin for chains: the logarithm of what one draw shows is
+about N(log E − β/2, β). The half-width of a 95 % interval in decades of RMS is
+
+    1.96 √β / (2 ln 10).
+
+References:
+    Hanin, "Which neural net architectures give rise to exploding and vanishing
+    gradients?", 2018, Theorem 1; Hanin & Nica, "Products of many large random
+    matrices and gradients in deep neural networks", 2019.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from evenflow.predict.axes import Array
+from evenflow.predict.fields import Field, Leaf, Made, Sum
+from evenflow.predict.pointwise import Expression, Term, as_terms
+from evenflow.predict.scalar import Scalar, expect_pair, times
+from evenflow.predict.table import Table
+
+MULTIPLYING = frozenset({"contract", "convolution", "kernel gradient"})
+NORMAL_95 = 1.959964
+"""Two-sided 95 % point of the normal distribution."""
+
+
+def half_width(beta: float) -> float:
+    """Half-width in decades of RMS of the 95 % interval for a variance ``beta`` of ln(mean square)."""
+    return NORMAL_95 * math.sqrt(max(beta, 0.0)) / (2 * math.log(10))
+
+
+def log_variance(field: Field, *, one_sample: bool = False) -> float:
+    """β: variance over draws of the weights of ln(mean square).
+
+    Args:
+        field: The tensor.
+        one_sample: Whether to follow what one sample (or the sum over a batch, which
+            behaves as one) meets on its way, rather than the average over the batch,
+            whose fluctuations partly cancel. A gradient of weights is such a sum.
+    """
+    if one_sample:
+        return inherited(field, True) + own(field)
+    return inherited(field) + own(field) + inherited(field, True) ** 2 / 4
+
+
+def own(field: Field, dims: tuple[int, ...] | None = None) -> float:
+    """Variance of ln(mean square) from the tensor's finite size along ``dims`` (all of them for None)."""
+    return _kept(field, ("own", dims), lambda: _own(field, dims))
+
+
+def inherited(field: Field, one_sample: bool = False) -> float:
+    """Variance of ln(mean square) passed on by what the tensor was made from."""
+    return _kept(field, ("inherited", one_sample), lambda: _inherited(field, one_sample))
+
+
+def _kept(field: Field, name: Any, compute: Callable[[], float]) -> float:
+    memory: dict[Any, float] = field.__dict__.setdefault("_spread", {})
+    if name not in memory:
+        memory[name] = compute()
+    return memory[name]
+
+
+def _own(field: Field, dims: tuple[int, ...] | None) -> float:
+    if (isinstance(field, Leaf) and not field.cotangent) or field.mean_square <= 0:
+        return 0.0
+    terms = as_terms(field) if isinstance(field, Expression) else ()
+    if len(terms) == 1 and any(not f.linear for _, f in terms[0].functions):
+        squares = tuple((atom, times(f, f)) for atom, f in terms[0].functions)
+        table = Expression(field.shape, [Term(1.0, squares)]).table
+        return (
+            max(_pair_average(table, table.second, dims) / table.average**2 - 1, 0.0)
+            if table.average > 0
+            else 0.0
+        )
+    return 2 * _pair_correlation(field.table, dims)
+
+
+def _pair_correlation(table: Table, dims: tuple[int, ...] | None) -> float:
+    """Mean over pairs of entries of ρ²."""
+    second = table.second
+    if table.mean is not None:
+        left, right = table.sides(table.mean)
+        second = second - left * right
+    return min(_pair_average(table, (second / table.mean_square) ** 2, dims), 1.0)
+
+
+def _pair_average(table: Table, values: Array, dims: tuple[int, ...] | None) -> float:
+    """Average over pairs that differ freely along ``dims`` and agree elsewhere."""
+    free = [dims is None or dim in dims for dim, axes_of in enumerate(table.dims) for _ in axes_of]
+    for axis, pairs in reversed(list(zip(table.axes, free, strict=True))):
+        weight = np.zeros(axis.classes)
+        weight[axis.agree] = axis.weights
+        values = values @ (axis.counts / axis.n**2 if pairs else weight)
+    return float(values)
+
+
+def _variance(atom: Field) -> Array:
+    return np.array([max(atom.table.mean_square - atom.table.average**2, 0.0)])
+
+
+def _inherited(field: Field, one: bool) -> float:
+    if isinstance(field, Leaf):
+        return 0.0
+    if isinstance(field, Made):
+        return _through_op(field, one)
+    if isinstance(field, Sum):
+        weights = [factor**2 * part.mean_square for factor, part in field.terms]
+        total = sum(weights)
+        deviations = [math.sqrt(inherited(part, one)) for _, part in field.terms]
+        return sum(w / total * d for w, d in zip(weights, deviations, strict=True)) ** 2 if total > 0 else 0.0
+    if isinstance(field, Expression):
+        return _passed_on(field, one)
+    parts = getattr(field, "spread_from", None)
+    if parts is None:
+        return max((inherited(part, one) for part in getattr(field, "parts", ())), default=0.0)
+    total = sum(inherited(part, one) for part in parts)
+    scale = getattr(field, "scaled_by", None)  # 1/σ of a norm
+    return total if scale is None else total + inherited(scale, one) + own(scale)
+
+
+def _through_op(field: Made, one: bool) -> float:
+    roots = [_root(part) for part in field.parts]
+    random = [
+        (i, part)
+        for i, (part, root) in enumerate(zip(field.parts, roots, strict=True))
+        if not isinstance(root, Leaf) or root.cotangent
+    ]
+    total = sum(inherited(part, one) for _, part in random)
+    if not isinstance(field.key, tuple) or field.key[0] not in MULTIPLYING:
+        return total
+    orthogonal = any(isinstance(root, Leaf) and root.orthogonal for root in roots)
+    for i, part in random:
+        if orthogonal and not isinstance(part, Expression):
+            continue  # an orthogonal matrix keeps the length of a vector
+        total += own(part, _summed_dims(field.key, i, len(part.shape)) if one and len(random) == 1 else None)
+    return total
+
+
+def _root(field: Field) -> Field:
+    """What a field is a rearrangement of."""
+    while isinstance(field, Made) and len(field.parts) == 1:
+        field = field.parts[0]
+    return field
+
+
+def _summed_dims(key: tuple[Any, ...], position: int, rank: int) -> tuple[int, ...]:
+    """Over which dimensions of an operand a product with weights sums."""
+    if key[0] != "contract":
+        return (1,)
+    inputs, out = key[1].split("->")
+    return tuple(i for i, letter in enumerate(inputs.split(",")[position]) if letter not in out)
+
+
+def _passed_on(field: Expression, one: bool) -> float:
+    """Factors of one product fluctuate together: x/√(mean x²) passes on nothing."""
+    total, weight = 0.0, 0.0
+    for term in as_terms(field):
+        deviation = 0.0
+        for atom, f in term.functions:
+            before = math.sqrt(inherited(atom, one))
+            if before > 0:
+                deviation += before * (1.0 if f.linear else _exponent(atom, f))
+        total += term.factor**2 * deviation**2
+        weight += term.factor**2
+    return total / weight if weight > 0 else 0.0
+
+
+def _exponent(atom: Field, f: Scalar) -> float:
+    """D log E f² / d log q, by a difference of 2 %."""
+    mean, variance = np.array([atom.table.average]), _variance(atom)
+    values = []
+    for scale in (0.99, 1.01):
+        m, v = mean * math.sqrt(scale), variance * scale
+        values.append(float(expect_pair(f, f, (m, m), (v, v), v)[0]))
+    if min(values) <= 0:
+        return 0.0
+    return (math.log(values[1]) - math.log(values[0])) / (math.log(1.01) - math.log(0.99))
