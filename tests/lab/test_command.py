@@ -15,6 +15,7 @@ import evenflow.lab
 from evenflow.cli import main
 from evenflow.cli.lab import charts
 from evenflow.cli.lab.page import render_page
+from evenflow.errors import MissingPackageError
 from evenflow.lab import Comparison, Outcome, experiments, run
 from evenflow.lab.experiment import Experiment, Track, silently
 from evenflow.lab.picture import Axis, Curve, HeatMap, Lines, Origin
@@ -98,6 +99,31 @@ def test_a_disagreement_is_exit_code_1() -> None:
     assert result.exit_code == 1
     assert "✗ disagrees  number" in result.output
     assert "1 experiment: 1 disagrees." in result.output
+
+
+@pytest.mark.usefixtures("only_sample")
+def test_what_lacks_a_package_is_named_and_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def run(self: Sample, track: Track = silently) -> Outcome:
+        raise MissingPackageError("scikit-learn", "The task", "demo")
+
+    monkeypatch.setattr(Sample, "run", run)
+    result = _run("run", "--all", "--json", str(tmp_path / "lab.json"))
+    assert result.exit_code == 2
+    assert "was not run. The task needs the package scikit-learn" in result.output
+    assert "No experiment was run." in result.output
+    assert (tmp_path / "lab.json").exists()
+
+
+@pytest.mark.usefixtures("only_sample")
+def test_a_page_that_cannot_be_drawn_is_said_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise MissingPackageError("vl-convert-python", "The HTML report", "html")
+
+    monkeypatch.setattr("evenflow.cli.lab.page.require_library", missing)
+    result = _run("run", "--all", "--quick", "--html", "x.html")
+    assert result.exit_code == 2
+    assert "pip install vl-convert-python" in result.output
+    assert "agrees" not in result.output
 
 
 @pytest.mark.parametrize("args", [("run",), ("run", "--all", "sigmoid-depth")])

@@ -12,6 +12,7 @@ from click.shell_completion import CompletionItem
 
 from evenflow.cli.errors import Failure, plain_errors
 from evenflow.cli.help import TaughtCommand, TaughtGroup
+from evenflow.errors import MissingPackageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -102,7 +103,8 @@ def run_command(
 
     A measurement agrees when the 95 % interval of its mean over seeds lies
     within the expected range, disagrees when it lies outside, and cannot tell
-    when it does both. Exit code 1 if something disagrees.
+    when it does both. Exit code 1 if something disagrees, 2 if something could
+    not be run.
     """
     if everything == bool(names):
         ctx.fail("Give names of experiments, or --all. Names: evenflow lab list")
@@ -112,25 +114,35 @@ def run_command(
     with plain_errors(debug=debug):
         from rich.console import Console
 
+        from evenflow.cli.lab.page import require_library
         from evenflow.cli.lab.terminal import render_summary
         from evenflow.lab import Verdict, experiment, experiments
 
+        if html_path is not None:
+            require_library()  # now, rather than after an hour of experiments
         console = Console()
         kinds = experiments() if everything else [experiment(name) for name in dict.fromkeys(names)]
         results = _run(kinds, quick=quick, console=console)
         render_summary(results, console)
         _write(results, html_path, json_path)
+    if len(results) < len(kinds):
+        ctx.exit(2)
     ctx.exit(1 if any(result.outcome.verdict is Verdict.DISAGREES for result in results) else 0)
 
 
 def _run(kinds: Sequence[Kind], *, quick: bool, console: Console) -> list[Result]:
+    """Run one after the other; what lacks a package is named and left out."""
     from evenflow.cli.lab.terminal import render_result
     from evenflow.lab import run
 
     results = []
     for number, kind in enumerate(kinds, start=1):
-        with _progress(f"{number}/{len(kinds)} {kind.name()}") as track:
-            result = run(kind.of_size(quick=quick), track)
+        try:
+            with _progress(f"{number}/{len(kinds)} {kind.name()}") as track:
+                result = run(kind.of_size(quick=quick), track)
+        except MissingPackageError as error:
+            click.echo(f"{kind.name()} was not run. {error}", err=True)
+            continue
         render_result(result, console)
         results.append(result)
     return results

@@ -23,6 +23,15 @@ from evenflow.report.html import _asset, _sha256, _vega
 _TONES = {Verdict.AGREES: "ok", Verdict.CANNOT_TELL: "note", Verdict.DISAGREES: "error"}
 
 
+def require_library() -> None:
+    """Make sure that pages can be drawn.
+
+    Raises:
+        MissingPackageError: As :func:`render_page`.
+    """
+    _vega()
+
+
 def render_page(results: Sequence[Result]) -> str:
     """The page.
 

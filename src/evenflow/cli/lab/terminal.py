@@ -70,6 +70,8 @@ def render_summary(results: Sequence[Result], console: Console) -> None:
 
 def tally(results: Sequence[Result]) -> str:
     """How many experiments agree, cannot tell and disagree, and how long they took."""
+    if not results:
+        return "No experiment was run."
     counts = Counter(result.outcome.verdict for result in results)
     parts = [f"{counts[verdict]} {_verb(verdict, counts[verdict])}" for verdict in Verdict if counts[verdict]]
     plural = "" if len(results) == 1 else "s"

@@ -66,7 +66,7 @@ class Clipping(Experiment):
                 tuple(math.log10(history[0][1]) for history in clipped),
             ),
             Comparison(
-                "not clipped: steps before there are no numbers",
+                "not clipped: steps until there are no numbers",
                 at_most(10.0, "a step of the size rate · ‖g‖", SOURCE),
                 tuple(float(len(history)) for history in free),
             ),
