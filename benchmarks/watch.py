@@ -284,9 +284,7 @@ def main() -> None:
             if importlib.util.find_spec(package) is None:
                 parser.error(f"--peers needs {package}: pip install {package}")
     threads = torch.get_num_threads()
-    print(
-        f"torch {torch.__version__}, {threads} threads, {arguments.clock} clock, order shuffled in every round"
-    )
+    print(f"torch {torch.__version__}, {threads} threads, {arguments.clock} clock, order shuffled")
     for name in [arguments.net] if arguments.net else NETS:
         compare(name, arguments.rounds, arguments.peers, CLOCKS[arguments.clock])
 

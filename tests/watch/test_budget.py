@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import tracemalloc
 
@@ -63,6 +64,16 @@ def test_figures_are_thinned_where_even_they_cost_too_much() -> None:
     assert 0 < cost.figures < 50_000
 
 
+def test_one_slow_moment_does_not_end_the_figures() -> None:
+    governor = Governor(0.01)
+    simulate(governor, 0.05, 0.005, 1e-6, 100)
+    governor.spend(10.0)
+    governor.step(10.05)
+    before = governor.cost.figures
+    simulate(governor, 0.05, 0.005, 1e-6, 2000)
+    assert governor.cost.figures - before > 1000
+
+
 def test_no_budget_takes_everything() -> None:
     cost = simulate(Governor(None), 0.05, 1.0, 0.1, 100)
     assert (cost.sampled, cost.figures) == (100, 100)
@@ -114,6 +125,7 @@ def grown(steps: int) -> int:
             optimizer.step()
             run.log(loss=1.0)
         run._writer.flush()
+        gc.collect()
         left = tracemalloc.get_traced_memory()[0]
         tracemalloc.stop()
         assert run._waiting == []

@@ -9,7 +9,16 @@ import torch
 from torch import Tensor
 
 from evenflow.trace.statistics import tensor_stats
-from evenflow.watch.moments import DeviceMoments, Moments, device_moments, fetch, merge, norms, take
+from evenflow.watch.moments import (
+    DeviceMoments,
+    Moments,
+    device_moments,
+    fetch,
+    joint_norm,
+    merge,
+    norms,
+    take,
+)
 
 
 def generator() -> torch.Generator:
@@ -112,3 +121,13 @@ def test_merging_is_that_of_the_union() -> None:
     assert merged[:1] + merged[3:] == both[:1] + both[3:]
     assert merged.square == pytest.approx(both.square)
     assert Moments(2, 1.0, 4.0, 2.0).stats(scale=2.0, sign=-1.0).mean == -0.25
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e25])
+def test_the_joint_norm_is_that_of_all_entries(scale: float) -> None:
+    tensors = [torch.randn(n, generator=generator()) * scale for n in (3, 50)]
+    expected = torch.linalg.vector_norm(torch.cat(tensors).double()).item()
+    assert joint_norm(tensors).item() == pytest.approx(expected, rel=1e-6)
+    assert joint_norm([*tensors, torch.zeros(2, dtype=torch.float16)]).item() == pytest.approx(
+        expected, rel=1e-6
+    )

@@ -2,15 +2,16 @@
 
 A bucket holds credit in seconds. Every step adds ``budget`` times its own
 duration and takes out the time that evenflow spent in it. A step is sampled when
-the credit covers what a sample cost so far. The first step is sampled on credit
-and paid for afterwards, so with a sample that costs the share ``c`` of a step one
-step in ``c / budget`` is sampled, and
+nothing is owed, on credit, and paid for afterwards. So with a sample that costs the
+share ``c`` of a step one step in ``c / budget`` is sampled, and
 
     time spent  ≤  budget · time of training  +  one sample.
 
-Credit is capped at two samples, or a long pause (an evaluation, a checkpoint)
-would be followed by a burst of them. Where even the figures of every step cost
-more than the budget they are thinned too.
+The first sample costs most (it is the first time that everything runs), and is
+paid for like any other. Credit is capped at one sample, or a long pause (an
+evaluation, a checkpoint) would be followed by a burst of them. The figures of the
+whole model are taken at every step, unless they alone cost more than the budget;
+then they wait until nothing is owed too.
 
 Time is taken with the monotonic clock around evenflow's own code, plus what
 calling into it costs, which no clock inside can see (:data:`_CALL_SECONDS`).
@@ -25,7 +26,11 @@ _CALL_SECONDS = 2e-6
 """What one call of a hook costs outside the hook: an empty forward hook with its slow path through
 ``nn.Module.__call__`` took 1.2 to 2.1 µs (benchmarks/watch.py --call)."""
 _MEMORY = 0.2
-"""Weight of the latest sample in the running mean of what samples cost."""
+"""Weight of the latest step in the running means of what samples and figures cost."""
+
+_FORGIVING = 0.99
+"""What is left after each step of the memory that figures cost too much. Figures of ``r`` times the budget
+come back after 100·ln(1 + (r − 1)/5) steps, which is more than ``r`` up to r = 450."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +80,7 @@ class Governor:
         self._credit = 0.0
         self._spent = 0.0  # in the step that runs
         self._calls = 0
-        self._sample_cost: float | None = None
+        self._sample_cost = 0.0
         self._figures_cost = 0.0
         self._steps = self._sampled = self._figures = 0
         self._seconds = self._training = 0.0
@@ -107,15 +112,14 @@ class Governor:
         bare = max((seconds or 0.0) - own, 0.0)
         self._credit += self._budget * bare - own
         if self.sampling:
-            known = self._sample_cost
-            self._sample_cost = own if known is None else known + _MEMORY * (own - known)
+            self._sample_cost += (own - self._sample_cost) * (1.0 if self._sampled <= 2 else _MEMORY)
         elif self.figures:
             self._figures_cost += _MEMORY * (own - self._figures_cost)
-        expected = self._sample_cost or 0.0
-        self._credit = min(self._credit, 2.0 * expected)
-        self.sampling = self._credit >= expected
-        affordable = self._figures_cost <= 0.5 * self._budget * bare
-        self.figures = self.sampling or affordable or self._credit >= 0.0
+        else:  # one slow moment must not end them for good
+            self._figures_cost *= _FORGIVING
+        self._credit = min(self._credit, self._sample_cost)
+        self.sampling = self._credit >= 0.0
+        self.figures = self.sampling or self._figures_cost <= self._budget * bare
 
     @property
     def cost(self) -> Cost:

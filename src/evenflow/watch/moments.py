@@ -153,6 +153,17 @@ def merge(parts: Sequence[Moments]) -> Moments:
     )
 
 
+def joint_norm(tensors: Sequence[Tensor]) -> Tensor:
+    """Norm of all entries of all tensors together, with as little work as there can be; see :func:`norms`."""
+    plain = all(t.layout is torch.strided and t.dtype is torch.float32 for t in tensors)
+    if plain and len({t.device for t in tensors}) == 1:
+        joint: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tensors))))
+        if not joint.is_cpu or 2.0**-40 < joint.item() < 2.0**60:
+            return joint
+    exact: Tensor = torch.linalg.vector_norm(norms(tensors))
+    return exact
+
+
 def norms(tensors: Sequence[Tensor]) -> Tensor:
     """Euclidean norms [tensors] in float64, by one multi-tensor reduction for all.
 

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from evenflow.watch.moments import Taken, norms, take
+from evenflow.watch.moments import Taken, joint_norm, norms, take
 
 SECOND_MOMENTS = ("exp_avg_sq", "square_avg", "sum")
 """Under which names optimizers keep a running mean (Adagrad: sum) of squared gradients: Adam and its
@@ -120,6 +120,11 @@ class ParameterProbe:
         """Give the buffers back."""
         self.detach()
         self._weights.clear()
+
+    def joint_norm(self) -> Tensor | None:
+        """Norm of all gradients together; None if there are none."""
+        gradients = [p.grad for p in self.tensors if p.grad is not None]
+        return joint_norm(gradients) if gradients else None
 
     def norms(self) -> dict[int, Tensor]:
         """Identity of each moved parameter → norm of its gradient; without those that have none."""

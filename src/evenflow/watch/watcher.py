@@ -273,9 +273,13 @@ class Watch:
             self._add("loss_scale", self._scale.value)
         if closure or not self._governor.figures:
             return {}
-        norms = self._parameters[name].norms()
-        if norms:
-            joint = torch.linalg.vector_norm(torch.stack(list(norms.values())))
+        norms: dict[int, Tensor] = {}
+        if self._governor.sampling:
+            norms = self._parameters[name].norms()
+            joint = torch.linalg.vector_norm(torch.stack(list(norms.values()))) if norms else None
+        else:
+            joint = self._parameters[name].joint_norm()
+        if joint is not None:
             left = remaining_scale(self._optimizers[name])
             self._add(f"gradient_norm_after_clipping{suffix}", joint / left if left != 1.0 else joint)
         return norms
