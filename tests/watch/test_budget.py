@@ -74,6 +74,13 @@ def test_one_slow_moment_does_not_end_the_figures() -> None:
     assert governor.cost.figures - before > 1000
 
 
+def test_what_the_writing_thread_spends_is_paid_for_by_sampling_less() -> None:
+    governor = Governor(0.01)
+    governor.spend_apart(0.1)
+    cost = simulate(governor, 0.05, 0.005, 1e-6, 150)
+    assert (cost.sampled, cost.figures) == (1, 150), "0.075 s of budget, 0.1 s owed"
+
+
 def test_no_budget_takes_everything() -> None:
     cost = simulate(Governor(None), 0.05, 1.0, 0.1, 100)
     assert (cost.sampled, cost.figures) == (100, 100)

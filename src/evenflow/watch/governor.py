@@ -80,6 +80,7 @@ class Governor:
         self._credit = 0.0
         self._spent = 0.0  # in the step that runs
         self._calls = 0
+        self._apart = 0.0
         self._sample_cost = 0.0
         self._figures_cost = 0.0
         self._steps = self._sampled = self._figures = 0
@@ -92,6 +93,10 @@ class Governor:
         self._spent += seconds
         self._calls += 1
 
+    def spend_apart(self, seconds: float) -> None:
+        """The writing thread took so long; paid for, but no part of what a look costs."""
+        self._apart += seconds
+
     def step(self, seconds: float | None) -> None:
         """A step has ended; decide on the next one.
 
@@ -100,17 +105,18 @@ class Governor:
                 first step, of which the beginning was not seen.
         """
         own = self._spent + self._calls * _CALL_SECONDS
-        self._spent, self._calls = 0.0, 0
+        apart = self._apart
+        self._spent, self._calls, self._apart = 0.0, 0, 0.0
         self._steps += 1
         self._sampled += self.sampling
         self._figures += self.figures
         if seconds is not None:
-            self._seconds += own
+            self._seconds += own + apart
             self._training += seconds
         if self._budget is None:
             return
         bare = max((seconds or 0.0) - own, 0.0)
-        self._credit += self._budget * bare - own
+        self._credit += self._budget * bare - own - apart
         if self.sampling:
             self._sample_cost += (own - self._sample_cost) * (1.0 if self._sampled <= 2 else _MEMORY)
         elif self.figures:

@@ -431,7 +431,7 @@ class Watch:
             yield from self._recorder.tables(steps)
         except Exception as error:
             self._fail(error)
-        self._governor.spend(thread_time() - began)
+        self._governor.spend_apart(thread_time() - began)
 
 
 def _on_host(sample: Sample) -> bool:
