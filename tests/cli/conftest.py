@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 NETS = """\
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Any
 
