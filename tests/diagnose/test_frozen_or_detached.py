@@ -31,6 +31,19 @@ class Encoder(nn.Module):
         return self.head(features)
 
 
+class Pooled(Encoder):
+    """An encoder with a pooler at its end that no loss reads."""
+
+    def __init__(self) -> None:
+        super().__init__(cut=False)
+        self.pooler = nn.Linear(10, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        output = super().forward(x)
+        self.pooler(output)
+        return output
+
+
 def test_an_encoder_under_no_grad() -> None:
     finding = only(classify(Encoder(cut=True), batch()), RULE)
     assert (finding.severity, finding.site, top(finding)) == (
@@ -69,22 +82,17 @@ def test_an_unused_parameter_is_a_note() -> None:
 
 
 def test_a_head_that_the_loss_does_not_read_comes_last_and_is_a_note() -> None:
-    class Pooled(Encoder):
-        def __init__(self) -> None:
-            super().__init__(cut=False)
-            self.pooler = nn.Linear(10, 10)
-
-        def forward(self, x: Tensor) -> Tensor:
-            output = super().forward(x)
-            self.pooler(output)
-            return output
-
     finding = only(classify(Pooled(), batch()), RULE)
     assert (finding.severity, finding.site) == (Severity.NOTE, "pooler")
     assert finding.evidence[0].text == (
         "pooler.weight, pooler.bias: used in the forward pass, but the loss does not depend on what "
         "came of it."
     )
+
+
+def test_a_product_in_the_loss_is_no_layer() -> None:
+    finding = only(Program(Pooled(), batch(), lambda z: (z @ z.T).square().mean()), RULE)
+    assert finding.severity is Severity.NOTE
 
 
 def test_one_parameter_of_a_module_is_called_by_its_name() -> None:

@@ -69,6 +69,34 @@ def test_a_mask_is_no_fault_and_a_row_that_is_masked_whole_is() -> None:
     )
 
 
+def test_a_mask_is_not_taken_for_the_origin_of_what_came_later() -> None:
+    model = Attention(torch.ones(6, 6).triu(1).bool())
+    finding = only(Program(model, torch.randn(8, 6, 32), lambda z: z.relu().log().mean()), RULE)
+    assert finding.site == "<loss>:log"
+
+
+def test_an_infinity_that_nothing_reads_is_no_fault() -> None:
+    class Spare(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inp, self.out = nn.Linear(64, 64), nn.Linear(64, 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.inp(x)
+            (1e3 * x).exp()
+            return self.out(x)
+
+    assert silent(classify(Spare(), batch()), RULE)
+
+
+def test_of_several_readers_the_one_with_an_infinite_slope_is_named() -> None:
+    def loss(z: Tensor) -> Tensor:
+        z = z.relu()
+        return (z * 2).mean() + z.sqrt().mean()
+
+    assert only(Program(network(2, nn.ReLU, he), batch(), loss), RULE).site == "<loss>:sqrt"
+
+
 @pytest.mark.parametrize(
     ("dtype", "size", "cause"),
     [(torch.float16, 3e3, CauseName.PRECISION_OVERFLOW), (torch.float32, 1e37, CauseName.INIT_TOO_LARGE)],

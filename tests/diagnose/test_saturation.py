@@ -61,6 +61,13 @@ def test_layers_in_a_row_close_the_paths(flat: tuple[float, ...], severities: li
     assert [finding.severity for finding in diagnose(chain(ops), select=RULE).findings] == severities
 
 
+@pytest.mark.parametrize(("inputs", "severity"), [(5.0, Severity.NOTE), (50.0, Severity.WARNING)])
+def test_one_layer_that_inputs_off_scale_have_closed_is_an_alarm(inputs: float, severity: Severity) -> None:
+    ops = [Op("addmm", size=inputs, weight=0.1), Op("sigmoid", flat=0.6), Op("addmm", weight=0.1)]
+    (finding,) = diagnose(chain(ops), select=RULE).findings
+    assert finding.severity is severity
+
+
 def test_an_output_and_a_loop_of_gates_are_not_judged() -> None:
     assert silent(classify(nn.Sequential(nn.Linear(64, 10), nn.Tanh()), 1e3 * batch()), RULE)
     cell = nn.LSTMCell(8, 32)
