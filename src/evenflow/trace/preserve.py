@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -36,19 +36,22 @@ class Preserver:
     """Keeps what must be put back.
 
     Args:
-        model: Its parameters and buffers.
+        parameters: The model's, by name.
+        buffers: The model's.
         inputs: The tensors that it is called with.
     """
 
-    def __init__(self, model: nn.Module, inputs: Iterable[Tensor]) -> None:
+    def __init__(
+        self, parameters: Mapping[str, Tensor], buffers: Sequence[Tensor], inputs: Iterable[Tensor]
+    ) -> None:
         self._kept: dict[int, _Contents] = {}
-        named = [*model.named_parameters(), *(("an input", tensor) for tensor in inputs)]
+        named = [*parameters.items(), *(("an input", tensor) for tensor in inputs)]
         self._named = {id(tensor): (name, tensor, tensor._version) for name, tensor in named}
         self._by_storage: dict[int, list[Tensor]] = {}
-        for tensor in unique([*(tensor for _, tensor in named), *model.buffers()]):
+        for tensor in unique([*(tensor for _, tensor in named), *buffers]):
             if tensor.layout is torch.strided and not tensor.is_meta:
                 self._by_storage.setdefault(_storage(tensor), []).append(tensor)
-        for buffer in model.buffers():
+        for buffer in buffers:
             self._keep(buffer)
 
     def before_write(self, target: Tensor) -> None:
@@ -78,13 +81,15 @@ class Preserver:
 def preserved(model: nn.Module, inputs: Iterable[Tensor] = ()) -> Iterator[Preserver]:
     """Undo, on leaving, all that happens to ``model`` and ``inputs`` inside."""
     inputs = unique(inputs)
-    preserver = Preserver(model, inputs)
+    parameters, buffers = dict(model.named_parameters()), list(model.buffers())
+    preserver = Preserver(parameters, buffers, inputs)
     attributes = [
         _Attributes.of(module)
         for module in model.modules()
         if not isinstance(module, torch.jit.ScriptModule)  # its attributes live in compiled code
     ]
-    with _random_state([*model.parameters(), *model.buffers(), *inputs]), gradients_aside(model.parameters()):
+    tensors = [*parameters.values(), *buffers, *inputs]
+    with _random_state(tensors), gradients_aside(parameters.values()):
         try:
             yield preserver
         finally:
