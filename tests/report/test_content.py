@@ -46,7 +46,7 @@ def test_the_headline_counts_and_names_the_alarms(
 
 def test_the_subject_says_where_the_numbers_come_from() -> None:
     assert subject(samples.vanishing()) == (
-        "one real batch, measured · with the prediction beside it · train mode · cpu"
+        "one batch, measured · with the prediction beside it · train mode · cpu"
     )
     predicted = ReportContent(samples.mlp(2, predicted=True), Diagnosis())
     assert subject(predicted).startswith("predicted, nothing was run")

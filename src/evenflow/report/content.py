@@ -101,7 +101,7 @@ def subject(content: ReportContent) -> str:
     """What was looked at, in a line: the source of the numbers and the state of the model."""
     metadata = content.flow.metadata
     parts = [
-        "one real batch, measured" if content.flow.source == "measured" else "predicted, nothing was run",
+        "one batch, measured" if content.flow.source == "measured" else "predicted, nothing was run",
         *(["with the prediction beside it"] if content.predicted is not None else []),
     ]
     if isinstance(metadata.get("training"), bool):
