@@ -73,20 +73,20 @@ def compiled_reader() -> Callable[[Tensor], Reading] | None:
             counts[0, (bits[i] >> shift) & mask] += 1
 
     @compiled()
-    def both(x: Any, bits: Any, counts: Any) -> Any:
+    def both(x: Any, bits: Any) -> Any:
         total, square, largest, zeros = 0.0, 0.0, np.uint32(0), 0
+        counts = np.zeros((4, 256), np.int64)
         for start in range(0, x.size, _BLOCK):
             end = min(start + _BLOCK, x.size)
             part = moments(x[start:end], bits[start:end])
             total, square, zeros = total + part[0], square + part[1], zeros + part[3]
             largest = max(largest, part[2])
             exponents(bits[start:end], counts)
-        return total, square, largest, zeros
+        return counts[0] + counts[1] + counts[2] + counts[3], zeros, total, square, largest
 
     def read(tensor: Tensor) -> Reading:
         x = tensor.numpy()
-        counts = np.zeros((4, 256), dtype=np.int64)
-        total, square, largest, zeros = both(x, x.view(np.uint32), counts)
-        return counts.sum(0), zeros, total, square, float(np.uint32(largest).view(np.float32))
+        counts, zeros, total, square, largest = both(x, x.view(np.uint32))
+        return counts, zeros, total, square, float(np.uint32(largest).view(np.float32))
 
     return read

@@ -107,15 +107,14 @@ def tensor_stats(tensor: Tensor) -> Stats:
 def _dense_stats(flat: Tensor, repeats: int) -> Stats:
     """Statistics of ``flat`` [n] with every entry counted ``repeats`` times."""
     layout = _FLOAT64 if flat.dtype is torch.float64 else _FLOAT32
-    fields = np.zeros(layout.bins, dtype=np.int64)
-    subnormal = None
+    fields = subnormal = None
     zeros = 0
     total = square = largest = 0.0
     for piece in flat.split(_CHUNK) if flat.numel() > _CHUNK else (flat,):
         if piece.numel() == 0:
             continue
         counts, piece_zeros, piece_total, piece_square, piece_largest = _read(piece, layout)
-        fields += counts
+        fields = counts if fields is None else fields + counts
         zeros += piece_zeros
         if counts[0] > piece_zeros:
             small = _subnormal(_size(piece, layout), layout)
@@ -126,6 +125,8 @@ def _dense_stats(flat: Tensor, repeats: int) -> Stats:
         total += piece_total
         square += piece_square
         largest = max(largest, piece_largest)
+    if fields is None:
+        return Stats(0, 0.0, 0.0, 0.0, 0, 0, Exponents())
     nonfinite = int(fields[-1])
     finite = flat.numel() - nonfinite
     return Stats(

@@ -38,5 +38,6 @@ def saturated_fraction(op: str, output: Tensor) -> float | None:
     if op not in _SQUASHING or output.numel() == 0:
         return None
     low, high = _SQUASHING[op]
-    centred = output.sub((low + high) / 2).abs_()
+    centre = (low + high) / 2
+    centred = output.sub(centre).abs_() if centre else output.abs()
     return float(torch.count_nonzero(centred > _SATURATED_ABOVE * (high - low) / 2)) / output.numel()
