@@ -158,7 +158,8 @@ def _overlap(source: Axis, target: Axis) -> Array:
     s_end, t_end = np.array(source.bounds), np.array(target.bounds)
     s_start, t_start = s_end - np.array(source.sizes), t_end - np.array(target.sizes)
     shared = np.minimum(t_end[:, None], s_end) - np.maximum(t_start[:, None], s_start)
-    return np.maximum(shared, 0).astype(float)
+    overlap: Array = np.maximum(shared, 0).astype(float)
+    return overlap
 
 
 @lru_cache(maxsize=4096)
@@ -205,8 +206,8 @@ def merge(outer: Axis, inner: Axis) -> tuple[Axis, Array, Array]:
             pairs[c, same[a], agree] = inner.weights
     for a in range(segments):
         pairs[same[a], same[a], agree] = inner.weights
-    flat = pairs.reshape(axis.classes, -1)
-    means = np.kron(np.eye(segments), inner.weights[None])
+    flat: Array = pairs.reshape(axis.classes, -1)
+    means: Array = np.kron(np.eye(segments), inner.weights[None]).astype(float)
     return axis, flat / flat.sum(1, keepdims=True), means
 
 

@@ -150,7 +150,7 @@ class Sum(Field):
     def table(self) -> Table:
         tables = [field.table.scaled(factor) for factor, field in self.terms]
         dims, tables = align(tables, self.shape)
-        second = sum(t.second for t in tables)
+        second = np.sum([t.second for t in tables], 0)
         for (i, (f, x)), (j, (g, y)) in itertools.combinations(enumerate(self.terms), 2):
             pair = cross(x, y)
             if pair is None:
@@ -161,7 +161,7 @@ class Sum(Field):
                     _, (mixed, _) = align([pair, tables[i]], self.shape)
                 mixed = Table(dims, mixed.second * f * g, None)
             second = second + mixed.second + mixed.swapped().second
-        mean = sum(t.mean for t in tables if t.mean is not None)
+        mean = np.sum([t.means for t in tables], 0)
         return Table(dims, second, mean).limited()
 
     @cached_property
@@ -245,7 +245,7 @@ def _cross_sum(x: Sum, y: Field) -> Table | None:
             pair = independent_pair(a, b)
         tables.append((factor, pair))
     dims, aligned = align([t for _, t in tables], np.broadcast_shapes(*(t.shape for _, t in tables)))
-    return Table(dims, sum(f * t.second for (f, _), t in zip(tables, aligned, strict=True)), None)
+    return Table(dims, np.sum([f * t.second for (f, _), t in zip(tables, aligned, strict=True)], 0), None)
 
 
 def _cross_made(x: Made, y: Made) -> Table | None:

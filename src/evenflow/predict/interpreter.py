@@ -184,12 +184,13 @@ class Interpreter(TorchDispatchMode):
             and value.values is not None
         ):
             offset = part.storage_offset() - base.storage_offset()
-            strides = [s for s in part.stride()]
+            strides = list(part.stride())
             if base.is_contiguous():
                 return _known(
                     old.values.contiguous().as_strided_scatter(value.values, part.shape, strides, offset)
                 )
-        return RULES["<patch>"](self._context, base, old, value, part)
+        patched: Field = RULES["<patch>"](self._context, base, old, value, part)
+        return patched
 
     def _derived(self, memory: _Memory, place: _Place, stale: Any) -> Any:
         """What a place holds whose memory was written through another view."""
@@ -229,17 +230,29 @@ class Interpreter(TorchDispatchMode):
         found = self.field_of(tensor)
         if found is None:
             return Stats(tensor.numel(), math.nan, math.nan)
-        with _disable_current_modes():
-            table = found.table
-            square = table.mean_square
-            beta = 0.0
-            if square > 0:
-                beta = log_variance(found, one_sample=one_sample)
+        try:
+            with _disable_current_modes():
+                table = found.table
+                square = table.mean_square
+                beta = log_variance(found, one_sample=one_sample) if square > 0 else 0.0
+        except Exception as error:  # as for rules
+            self._tell(f"a {type(found).__name__.lower()} field of shape {list(found.shape)}", error)
+            self.set_field(tensor, None)
+            return Stats(tensor.numel(), math.nan, math.nan)
         if square <= 0:
             return Stats(tensor.numel(), 0.0, 0.0)
         stats = Stats(tensor.numel(), table.average, square)
         self.spread[stats] = max(self.spread.get(stats, 0.0), beta)
         return stats
+
+    def _tell(self, what: str, error: Exception) -> None:
+        """Note a gap by its name."""
+        why = (
+            str(error)
+            if isinstance(error, NoRule | NotImplementedError)
+            else f"its rule failed ({type(error).__name__}: {error})"
+        )
+        self.unknown[f"{what}: {why}"] += 1
 
     def gradient_stats(self, tensor: Tensor) -> Stats:
         """As :meth:`stats`, for a gradient that sums over a batch."""
@@ -309,7 +322,10 @@ class Interpreter(TorchDispatchMode):
         if name not in RULES and not any(isinstance(t, Tensor) and t.is_floating_point() for t in outputs):
             self.unknown[f"{name}: whole numbers or truth values that depend on random ones"] += 1
             return nothing
-        as_field = lambda value: operands[id(value)] if isinstance(value, Tensor) else value
+
+        def as_field(value: Any) -> Any:
+            return operands[id(value)] if isinstance(value, Tensor) else value
+
         fields = _mapped(as_field, list(args))
         options = {
             key: as_field(value)
@@ -324,8 +340,8 @@ class Interpreter(TorchDispatchMode):
                 result = pointwise.apply(op, name, fields, options, outputs[0].shape)
             else:
                 raise NoRule("no rule for it")
-        except (NoRule, NotImplementedError) as error:
-            self.unknown[f"{name}: {error}"] += 1
+        except Exception as error:  # a rule that fails is a gap to be told, not a crash
+            self._tell(name, error)
             return nothing
         return list(result) if isinstance(result, (list, tuple)) else [result]
 
@@ -338,8 +354,8 @@ class Interpreter(TorchDispatchMode):
         if name in _FILLED or name in ("full", "new_full", "full_like"):
             value = _FILLED.get(name)
             value = float(args[1] if len(args) > 1 else kwargs["fill_value"]) if value is None else value
-            values = torch.full(first.shape, value, dtype=first.dtype) if size <= MAX_KNOWN else None
-            return [Leaf(constant(first.shape, value), values)]
+            filled = torch.full(first.shape, value, dtype=first.dtype) if size <= MAX_KNOWN else None
+            return [Leaf(constant(first.shape, value), filled)]
         if name in _RANDOM or size > MAX_KNOWN:
             return None
         if inplace and name in ("fill", "zero"):
@@ -393,7 +409,7 @@ def _known(values: Tensor) -> Leaf:
 def _place(tensor: Tensor) -> _Place:
     return (
         tensor.untyped_storage()._cdata,
-        tensor.storage_offset(),
+        int(tensor.storage_offset()),
         tuple(tensor.shape),
         tuple(stride if size > 1 else 0 for size, stride in zip(tensor.shape, tensor.stride(), strict=True)),
     )

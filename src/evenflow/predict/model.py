@@ -40,7 +40,7 @@ def build_on_meta(build: Callable[[], nn.Module], interpreter: Interpreter) -> n
         try:
             model = build()
             if hasattr(model, "initialize_weights"):  # transformers does not initialise on the meta device
-                model.initialize_weights()
+                model.initialize_weights()  # type: ignore[operator]
         except Exception as error:
             raise ModelError(
                 f"The builder raised {type(error).__name__} while running without weights (on the meta device): {error}. "
@@ -117,7 +117,7 @@ class _Initialisers(TorchFunctionMode):
     """
 
     def __init__(self, interpreter: Interpreter) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._interpreter = interpreter
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -144,7 +144,10 @@ def _truncated(tensor: Tensor, mean: float, std: float, a: float, b: float, **_:
     mean + std·(φ(α) − φ(β))/Z, variance std²·(1 + (αφ(α) − βφ(β))/Z − ((φ(α) − φ(β))/Z)²).
     """
     low, high = (a - mean) / std, (b - mean) / std
-    density = lambda z: math.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+
+    def density(z: float) -> float:
+        return math.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+
     mass = (math.erf(high / math.sqrt(2)) - math.erf(low / math.sqrt(2))) / 2
     shift = (density(low) - density(high)) / mass
     variance = std**2 * (1 + (low * density(low) - high * density(high)) / mass - shift**2)

@@ -178,7 +178,7 @@ def _moments(x: Field, y: Field, pairs: _Pairs) -> Table:
     @_once
     def side(atom: Field, which: int) -> tuple[np.ndarray, np.ndarray]:
         """Mean and variance at the first or second entry of each pair."""
-        mean = table[atom].mean
+        mean = table[atom].means
         variance = np.maximum(table[atom].diagonal - mean**2, 0.0)
         return frame.sides(mean)[which], frame.sides(variance)[which]
 
@@ -221,10 +221,10 @@ def _means(x: Expression) -> np.ndarray:
     for term in x.terms:
         value: Any = term.factor
         for atom, f in term.functions:
-            mean = table[atom].mean
+            mean = table[atom].means
             value = value * expect(f, mean, np.maximum(table[atom].diagonal - mean**2, 0.0))
         total = total + value
-    return np.broadcast_to(total, tables[0].mean.shape)
+    return np.broadcast_to(total, tables[0].means.shape)
 
 
 # Building
@@ -463,7 +463,8 @@ def _unary(
         if len({id(field) for field in fields}) > 1:
             return _joint(op, args, options, shape)
         single = [(as_field(field), VARIABLE) for field in fields]
-    (atom, _), functions = single[0], iter(found[1] for found in single)  # type: ignore[index]
+    found = [each for each in single if each is not None]
+    atom, functions = found[0][0], iter(function for _, function in found)
     inner = tuple(next(functions) if isinstance(arg, Field) else arg for arg in args)
     return Expression(shape, [Term(1.0, ((atom, Scalar(op, inner, options)),))])
 

@@ -183,7 +183,8 @@ def _stein(f: Scalar, mean: Array, variance: Array) -> Array:
     std = np.sqrt(np.maximum(variance, 1e-12 * (1e-12 + mean**2)))
     u, weight = _rule(mean, std)
     centred = u - torch.from_numpy(mean)[..., None]
-    return np.asarray((f(u) * centred * weight).sum(-1)) / std**2
+    slope: Array = (f(u) * centred * weight).sum(-1).numpy() / std**2
+    return slope
 
 
 def _double(

@@ -25,8 +25,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, reduce
-from typing import TypeAlias
+from functools import lru_cache
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -61,6 +61,12 @@ class Table:
     def axes(self) -> tuple[Axis, ...]:
         """All axes, in order."""
         return tuple(axis for dim in self.dims for axis in dim)
+
+    @property
+    def means(self) -> Array:
+        """m, of a table that has one."""
+        assert self.mean is not None
+        return self.mean
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -419,16 +425,16 @@ def retarget(table: Table, dims: Dims) -> Table:
 def align(tables: Sequence[Table], shape: Sequence[int]) -> tuple[Dims, list[Table]]:
     """Broadcast tables to one shape with the same axes; each result has them all."""
     padded = [replace(t, dims=((),) * (len(shape) - len(t.dims)) + t.dims) for t in tables]
-    dims = tuple(
-        reduce(
-            lambda found, axes_of: common_axes(found, axes_of) if found and axes_of else found or axes_of,
-            (t.dims[dim] for t in padded),
-            () if size == 1 else (),
-        )
-        or (() if size == 1 else (plain(size),))
-        for dim, size in enumerate(shape)
-    )
+    dims = tuple(_dim_of([t.dims[dim] for t in padded], size) for dim, size in enumerate(shape))
     return dims, [_broadcast(retarget(t, dims), dims) for t in padded]
+
+
+def _dim_of(candidates: Sequence[tuple[Axis, ...]], size: int) -> tuple[Axis, ...]:
+    """The axes of one dimension that all tables which have any can be brought to."""
+    found: tuple[Axis, ...] = ()
+    for axes_of in candidates:
+        found = common_axes(found, axes_of) if found and axes_of else found or axes_of
+    return found if found or size == 1 else (plain(size),)
 
 
 def _broadcast(table: Table, dims: Dims) -> Table:
@@ -485,8 +491,8 @@ def contract(a: Table, b: Table, spec: str) -> Table:
 
     summed = [letter for letter in dims if letter not in out]
     out_labels = labels(out, None)
-    weights: list[object] = []
-    sizes: list[object] = []
+    weights: list[Any] = []
+    sizes: list[Any] = []
     sizes_a, sizes_b = dict(zip(letters_a, a.shape, strict=True)), dict(zip(letters_b, b.shape, strict=True))
     for letter in summed:
         for axis, i in zip(dims[letter], index[letter], strict=True):
@@ -494,8 +500,14 @@ def contract(a: Table, b: Table, spec: str) -> Table:
             sizes += [np.array(axis.sizes, float), [i]]
     for letter in out:  # an output axis that neither operand varies along does not occur
         assert max(sizes_a.get(letter, 1), sizes_b.get(letter, 1)) == math.prod(x.n for x in dims[letter])
-    second = np.einsum(a.second, labels(letters_a, a), b.second, labels(letters_b, b), *weights, out_labels)
+    second: Array = _einsum(
+        a.second, labels(letters_a, a), b.second, labels(letters_b, b), *weights, out_labels
+    )
     mean = None
     if a.mean is not None and b.mean is not None:
-        mean = np.einsum(a.mean, labels(letters_a, a), b.mean, labels(letters_b, b), *sizes, out_labels)
+        mean = _einsum(a.mean, labels(letters_a, a), b.mean, labels(letters_b, b), *sizes, out_labels)
     return Table(tuple(dims[letter] for letter in out), second, mean).limited()
+
+
+_einsum: Any = np.einsum
+"""Its stubs do not know the form with index lists."""

@@ -67,14 +67,17 @@ def _table(values: Array, shape: Sequence[int]) -> Table:
     return Table(dims, values, np.zeros((1,) * values.ndim))
 
 
+def _full(value: Sequence[int], n: int) -> list[int]:
+    return list(value) * n if len(value) == 1 else list(value)
+
+
 class _Geometry:
     """Sizes of one convolution, seen from input to output or (transposed) from output to input."""
 
     def __init__(self, kernel: Sequence[int], stride: Any, padding: Any, dilation: Any) -> None:
         n = len(kernel)
-        full = lambda value: list(value) * n if len(value) == 1 else list(value)
         self.kernel = list(kernel)
-        self.stride, self.padding, self.dilation = full(stride), full(padding), full(dilation)
+        self.stride, self.padding, self.dilation = _full(stride, n), _full(padding, n), _full(dilation, n)
 
     def counts(self, inputs: Sequence[int], outputs: Sequence[int]) -> list[Array]:
         """Tap counts per spatial dimension of the convolution from ``inputs`` to ``outputs``."""

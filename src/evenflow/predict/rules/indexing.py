@@ -113,7 +113,7 @@ def scattered(g: Field, index: torch.Tensor, shape: Sequence[int]) -> Field:
 
 def _values(index: Field) -> torch.Tensor:
     if not isinstance(index, Leaf) or index.values is None:
-        raise NoRule("indices that are not known")
+        raise NoRule("indices or a mask that are not known")
     return index.values
 
 
@@ -230,9 +230,7 @@ def _choose(output: Any, *args: Any) -> Field:
         mask, yes, no = first, second, third  # where(mask, yes, no)
     else:
         mask, yes, no = second, third, first  # masked_fill(x, mask, value)
-    if not isinstance(mask, Leaf) or mask.values is None:
-        raise NoRule("a mask that is not known")
-    holds = mask.values
+    holds = _values(mask)
     for kept, other, value in ((holds, no, yes), (~holds, yes, no)):
         # ``value`` stands where ``kept``, ``other`` elsewhere
         if isinstance(other, (int, float)) or (isinstance(other, Leaf) and not other.tags):

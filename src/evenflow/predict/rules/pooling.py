@@ -70,13 +70,11 @@ def _pool(x: Field, shape: Sequence[int], windows: Sequence[int]) -> Field:
     dims = _spatial(x, len(windows))
     for dim, k in zip(dims, windows, strict=True):
         target = [*x.shape[:dim], shape[dim], *x.shape[dim + 1 :]]
-        x = _per_dim(
-            x,
-            target,
-            [dim],
-            lambda differ, agree, n, m, k=k: (differ, differ + (agree - differ) / min(k, n)),
-            ("pool", dim, k),
-        )
+
+        def change(differ: float, agree: float, n: int, m: int, k: int = k) -> tuple[float, float]:
+            return differ, differ + (agree - differ) / min(k, n)
+
+        x = _per_dim(x, target, [dim], change, ("pool", dim, k))
     return x
 
 

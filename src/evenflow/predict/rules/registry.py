@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 Rule: TypeAlias = Callable[..., Any]
+F = TypeVar("F", bound=Rule)
 
 RULES: dict[str, Rule] = {}
 """From an op's name, without overload and in-place underscore, to its rule."""
@@ -36,10 +37,10 @@ class Context:
     made: dict[Any, Any] = field(default_factory=dict)
 
 
-def rule(*names: str) -> Callable[[Rule], Rule]:
+def rule(*names: str) -> Callable[[F], F]:
     """Register a function as the rule of some ops."""
 
-    def register(function: Rule) -> Rule:
+    def register(function: F) -> F:
         for name in names:
             if name in RULES:
                 raise ValueError(f"There are two rules for {name}.")

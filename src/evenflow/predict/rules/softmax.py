@@ -143,8 +143,9 @@ def _mask_averages(visible: np.ndarray, axis: Axis | None, keys: Axis) -> _Mask:
     mean_count = np.array([(to_q[s] * count).sum() / queries.sizes[s] for s in range(S)])
     n = np.sqrt(np.maximum(mean_count[queries.left] * mean_count[queries.right], 1))
     seen = sums / np.array(queries.sizes)[:, None]
-    pair = (agree / size, differ, overlap, n, queries.left, queries.right)
-    return _Mask(axis, keys, seen, *(values[pairs_of] for values in pair))
+    agree = (agree / size)[pairs_of]
+    sides = queries.left[pairs_of], queries.right[pairs_of]
+    return _Mask(axis, keys, seen, agree, differ[pairs_of], overlap[pairs_of], n[pairs_of], *sides)
 
 
 @lru_cache(maxsize=2048)

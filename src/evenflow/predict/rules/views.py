@@ -32,7 +32,8 @@ def rearranged(
     shape = tuple(int(n) for n in shape)
     found = context.made.get((id(x), key))
     if found is not None:
-        return found[1]
+        known: Field = found[1]
+        return known
     if isinstance(x, Expression) and x.atoms and all(atom.shape == x.shape for atom in x.atoms):
         moved = {atom: rearranged(context, atom, shape, of_table, key, of_values) for atom in x.atoms}
         terms = [Term(t.factor, tuple((moved[field], f) for field, f in t.functions)) for t in x.terms]
@@ -235,14 +236,14 @@ class Joined(Field):
         self.dim = dim
 
     @property
-    def tags(self) -> int:  # type: ignore[override]
+    def tags(self) -> int:
         tags = 0
         for part in self.parts:
             tags |= part.tags
         return tags
 
     @property
-    def table(self) -> Table:  # type: ignore[override]
+    def table(self) -> Table:
         if not hasattr(self, "_table"):
             self._table = joined_table(self, self)
         return self._table
@@ -269,7 +270,6 @@ def joined_table(x: Joined, y: Joined) -> Table:
     axis_parts = [p.dims[dim][0] if p.dims[dim] else plain(1) for p in lists[0]]
     axis = Axis(tuple(size for part in axis_parts for size in part.sizes))
     at = sum(len(axes_of) for axes_of in dims[:dim])
-    first = lists[0][0]
     flat = [a for i, axes_of in enumerate(dims) for a in (axes_of if i != dim else (axis,))]
     second = np.zeros([a.classes for a in flat])
     mean = np.zeros([a.segments for a in flat])
@@ -350,8 +350,8 @@ def _between(a: Field, b: Field, ta: Table, tb: Table, dims: Dims, dim: int, at:
     flat = [axis for i, axes_of in enumerate(dims) if i != dim for axis in axes_of]
     left = np.moveaxis(_with_axis(ta.mean, at, bool(ta.dims[dim])), at, 0)
     right = np.moveaxis(_with_axis(tb.mean, at, bool(tb.dims[dim])), at, 0)
-    rows = np.ix_(range(len(left)), *(axis.left for axis in flat))
-    columns = np.ix_(range(len(right)), *(axis.right for axis in flat))
+    rows = np.ix_(np.arange(len(left)), *(axis.left for axis in flat))
+    columns = np.ix_(np.arange(len(right)), *(axis.right for axis in flat))
     block = left[rows][:, None] * right[columns][None]
     pair = cross(a, b) if a.shape == b.shape else None
     if pair is not None:
