@@ -66,6 +66,20 @@ def _bert() -> Program:
     )
 
 
+def _albert() -> Program:
+    """Weights of .02 at width 32: the head's gain is .1, and a LayerNorm makes up for it below."""
+    from transformers import AlbertConfig, AlbertForSequenceClassification
+
+    config = AlbertConfig(
+        vocab_size=64, embedding_size=16, hidden_size=32, num_hidden_layers=6, num_attention_heads=4,
+        intermediate_size=64,
+    )  # fmt: skip
+    ids = torch.randint(0, 64, (2, 12))
+    return Program(
+        AlbertForSequenceClassification(config), {"input_ids": ids, "labels": torch.tensor([0, 1])}
+    )
+
+
 def _vit() -> Program:
     from transformers import ViTConfig, ViTForImageClassification
 
@@ -93,7 +107,7 @@ def _resnet() -> Program:
     )
 
 
-@pytest.mark.parametrize("build", [_gpt2, _llama, _bert, _vit, _resnet])
+@pytest.mark.parametrize("build", [_gpt2, _llama, _bert, _albert, _vit, _resnet])
 def test_no_alarm_on_small_random_transformers(build: Callable[[], Program]) -> None:
     pytest.importorskip("transformers")
     program = build()

@@ -108,6 +108,17 @@ def test_weights_whose_scale_a_normalisation_removes_do_not_count(norm: type[nn.
     assert after.excess == pytest.approx(before.excess, abs=0.01)
 
 
+def test_only_what_both_ways_of_counting_agree_on_is_certain() -> None:
+    def way(plain: float, excess: float) -> Way:
+        row = chain([Op("addmm")]).rows[0]
+        return Way(row, row, (), 0.0, plain, excess)
+
+    assert way(-4.0, -6.0).certain == -4.0
+    assert way(5.0, 3.0).certain == 3.0
+    assert way(-4.0, 0.5).certain == 0.0
+    assert way(0.0, -6.0).certain == 0.0
+
+
 class HandNorm(nn.Module):
     """LayerNorm as people spell it out."""
 

@@ -92,6 +92,7 @@ class Way:
         last: Gradient at the last layer's output.
         steps: What lies between, in forward order.
         log10_ratio: log10 ‖δ_first‖/‖δ_last‖ as it stands.
+        plain: The same, averages and recurrences allowed for.
         excess: The same with the corrections of this module, recurrences left out.
     """
 
@@ -99,7 +100,20 @@ class Way:
     last: Row
     steps: tuple[Step, ...]
     log10_ratio: float
+    plain: float
     excess: float
+
+    @property
+    def certain(self) -> float:
+        """What remains whichever way sizes are counted: the smaller of ``plain`` and ``excess``.
+
+        It is 0 if they differ in sign. Where a normalisation removes the scale of
+        weights, small weights have large gradients and large weights small ones,
+        and neither alone is a fault.
+        """
+        if self.plain * self.excess <= 0.0:
+            return 0.0
+        return min(self.plain, self.excess, key=abs)
 
     @property
     def judged(self) -> tuple[Step, ...]:
@@ -176,8 +190,10 @@ def _way(graph: OpGraph, part: Sequence[int], steps: tuple[Step, ...]) -> Way:
     first, last = graph.gradients[part[0]], graph.gradients[part[-1]]
     head, foot = _log10_norm(last), _log10_norm(first)
     ratio = 0.0 if head == foot else foot - head
-    excess = math.fsum(_gain(graph, a, b) for a, b in pairwise(part) if not graph.in_recurrence(a, b))
-    return Way(first, last, steps, ratio, excess)
+    links = [(a, b) for a, b in pairwise(part) if not graph.in_recurrence(a, b)]
+    excess = math.fsum(_gain(graph, a, b) for a, b in links)
+    sizes = math.fsum(_size(graph, a) - _size(graph, b) for a, b in links)
+    return Way(first, last, steps, ratio, excess - sizes, excess)
 
 
 def _steps(graph: OpGraph, part: Sequence[int]) -> Iterator[Step]:
@@ -227,12 +243,16 @@ def _gain(graph: OpGraph, a: int, b: int) -> float:
 
 def _level(graph: OpGraph, order: int) -> float:
     """log10 of the gradient's norm, in units of the tensor's own size where that is arbitrary."""
-    level = _log10_norm(graph.gradients[order])
+    return _log10_norm(graph.gradients[order]) + _size(graph, order)
+
+
+def _size(graph: OpGraph, order: int) -> float:
+    """log10 of a tensor's RMS where that is arbitrary, else 0."""
     activation = graph.activations.get(order)
-    if graph.scale_is_free[order] and activation is not None and activation.stats is not None:
-        size = activation.stats.log10_rms
-        level += size if math.isfinite(size) else 0.0
-    return level
+    if not graph.scale_is_free[order] or activation is None or activation.stats is None:
+        return 0.0
+    size = activation.stats.log10_rms
+    return size if math.isfinite(size) else 0.0
 
 
 def _lost_to_averaging(graph: OpGraph, order: int) -> float:

@@ -107,9 +107,9 @@ recurrent weights orthogonally.""",
         graph.refuse_non_finite()
         found = ways(graph)
         worst = max(
-            (way for way in found if math.isfinite(way.excess)), key=lambda way: way.excess, default=None
+            (way for way in found if math.isfinite(way.excess)), key=lambda way: way.certain, default=None
         )
-        if worst is not None and worst.excess - worst.half_width > GROWN.value:
+        if worst is not None and worst.certain - worst.half_width > GROWN.value:
             yield _by_depth(in_steps(graph, worst))
         grown: dict[str, TimeProfile] = {}
         for profile in profiles(flow, graph):

@@ -112,8 +112,9 @@ Along time the weights are the same at every step: ‖∂L/∂h_t‖ falls as ρ
         detection="""\
 The gradient is followed from the last layer back to the first along the ops that it
 cannot avoid, once for every entry of data. A tensor whose size a later normalisation
-takes away is measured in units of that size, and averages over k entries are allowed
-their √k, so small embeddings before a LayerNorm and global pooling raise no alarm.
+takes away is measured in units of that size as well as plainly, and the milder of the
+two counts; averages over k entries are allowed their √k. So neither unit-variance
+weights under BatchNorm nor small embeddings nor global pooling raise an alarm.
 The weights of the first layer see δ·x, so inputs larger than 1 are credited to it.
 Absolute size plays no part in the alarm, since a mean over many elements makes every
 gradient small. It decides the severity: *error* where no common optimizer can make up
@@ -151,9 +152,9 @@ gradient down to about their ε, but not its noise.""",
         found = ways(graph)
         yield from zero_gradient.findings(self.code, flow, graph, found)
         worst = min(
-            (way for way in found if math.isfinite(way.excess)), key=lambda way: way.excess, default=None
+            (way for way in found if math.isfinite(way.excess)), key=lambda way: way.certain, default=None
         )
-        if worst is not None and worst.excess + worst.half_width + _made_up(graph, worst) < -LOST.value:
+        if worst is not None and worst.certain + worst.half_width + _made_up(graph, worst) < -LOST.value:
             yield _by_depth(flow, graph, in_steps(graph, worst))
         for profile in _worst_states(profiles(flow, graph)):
             if profile.lost(ROUNDED_AWAY.value) > HALF_THE_SEQUENCE.value * profile.steps:
