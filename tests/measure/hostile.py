@@ -459,6 +459,12 @@ def data_parallel_wrapper() -> Case:
 
 
 @case
+def compiled_part() -> Case:
+    part = torch.compile(nn.Linear(8, 8), backend="eager")
+    return Case(Fn(lambda m, x: m.b(F.relu(m.a(x))), a=part, b=nn.Linear(8, 2)), batch(), mean_square)
+
+
+@case
 def parameter_containers() -> Case:
     model = Fn(lambda m, x: x @ m.ws[0] @ m.ws[1] * m.named["scale"])
     model.ws = nn.ParameterList([torch.randn(8, 4), torch.randn(4, 2)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, final
 
@@ -61,7 +62,12 @@ def measure(
     args, kwargs = _arguments(inputs)
     tensors = list(tensors_in(inputs))
     _refuse_lazy(model)
-    with torch.inference_mode(False), torch.enable_grad(), preserved(model, tensors) as preserver:
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        _uncompiled(),
+        preserved(model, tensors) as preserver,
+    ):
         calls, watch = CallStack(), RecurrentWatch()
         recorder = Recorder(model, tensors, calls, preserver.before_write)
         graph = Graph(recorder.tape, calls)
@@ -148,6 +154,14 @@ def _unwrapped(model: nn.Module) -> nn.Module:
             model = inner
         else:
             return model
+
+
+def _uncompiled() -> contextlib.AbstractContextManager[Any]:
+    """Compiled parts of the model run as they are written, op by op."""
+    if "torch._dynamo" not in sys.modules:  # nothing has been compiled
+        return contextlib.nullcontext()
+    stance: contextlib.AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance
 
 
 def _refuse_lazy(model: nn.Module) -> None:

@@ -122,8 +122,17 @@ class _Function:
     segment: Segment | None
 
 
+class _Mode(TorchDispatchMode):
+    """A mode for models that run uncompiled."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled, so the compiler, a second of imports, need not be told to keep out."""
+        return False
+
+
 @final
-class Recorder(TorchDispatchMode):
+class Recorder(_Mode):
     """Records the ops that run while it is entered.
 
     Args:
@@ -255,7 +264,7 @@ class Recorder(TorchDispatchMode):
 
 
 @final
-class ReplayRecorder(TorchDispatchMode):
+class ReplayRecorder(_Mode):
     """Recognises ops that run a second time, when a checkpoint recomputes its part of the model.
 
     Args:
