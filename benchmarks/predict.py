@@ -14,21 +14,26 @@ from __future__ import annotations
 
 import argparse
 import resource
+import sys
 import time
 import traceback
 import warnings
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from evenflow.predict import Described, depth_law, predict
-from predict_models import classes, families
-from predict_score import ROLES, score
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.predict_models import classes, families
+from benchmarks.predict_score import ROLES, score
 
 
 def accuracy(words: list[str], seeds: int) -> None:
     print(
-        f"{'family':28s} {'parameters':>13s} {'seeds':>6s} {'in':>5s} | {'activations':>13s} {'seeds':>6s} {'in':>5s} | missing zeros seconds"
+        f"{'family':28s} {'parameters':>13s} {'seeds':>6s} {'in':>5s}"
+        f" | {'activations':>13s} {'seeds':>6s} {'in':>5s} | missing zeros seconds"
     )
     for case in families():
         if words and not any(word.lower() in case.name.lower() for word in words):
@@ -59,7 +64,8 @@ def _timed(name: str, build: object, inputs: object, loss: object = None) -> Non
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     known = sum(row.stats is not None for row in flow)
     print(
-        f"{name:40s} {time.perf_counter() - start:6.1f} s ({time.process_time() - cpu:.1f} s of CPU), peak of the process {peak:.2f} GiB, {known} of {len(flow)} rows known",
+        f"{name:40s} {time.perf_counter() - start:6.1f} s ({time.process_time() - cpu:.1f} s of CPU), "
+        f"peak of the process {peak:.2f} GiB, {known} of {len(flow)} rows known",
         flush=True,
     )
 
@@ -93,7 +99,9 @@ def costs() -> None:
 
 
 def coverage() -> None:
-    ran, abstained, failed = [], [], []
+    ran: list[str] = []
+    abstained: list[str] = []
+    failed: list[str] = []
     for name, build, inputs in classes():
         try:
             flow = predict(build, inputs)

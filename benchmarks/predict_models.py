@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from benchmarks.predict_score import Case
 from torch import Tensor, nn
-
-from predict_score import Case
 
 init = nn.init
 
@@ -293,10 +292,10 @@ def families() -> Iterator[Case]:
         for last in (True, False):
             yield Case(
                 f"{kind} {'last' if last else 'mean'}",
-                lambda k=kind, e=last: Recurrent(k, e),
+                lambda k=kind, e=last: Recurrent(k, e),  # type: ignore[misc]
                 _randn(16, 16, 32),
                 _cross_entropy(16),
-            )  # type: ignore[misc]
+            )
     yield Case("TransformerEncoder", Encoder, _randn(16, 16, 256), _cross_entropy(16))
     yield from _transformers()
 
@@ -317,8 +316,8 @@ def _transformers() -> Iterator[Case]:
 
     tokens = lambda g: {"input_ids": ids}  # noqa: E731
     pixels = lambda g: {"pixel_values": torch.randn(8, 3, 32, 32, generator=g)}  # noqa: E731
-    none = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-    quiet = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    none: dict[str, Any] = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    quiet: dict[str, Any] = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     gpt2 = t.GPT2Config(
         vocab_size=VOCABULARY,
         n_embd=256,
@@ -369,7 +368,7 @@ def _transformers() -> Iterator[Case]:
         num_local_experts=4,
     )
     yield Case("Mixtral", lambda: t.MixtralForCausalLM(mixtral), tokens, next_token)
-    vit = t.ViTConfig(
+    vit = t.ViTConfig(  # type: ignore[call-arg]
         image_size=32,
         patch_size=4,
         hidden_size=256,
@@ -380,7 +379,7 @@ def _transformers() -> Iterator[Case]:
         **quiet,
     )
     yield Case("ViT", lambda: t.ViTForImageClassification(vit), pixels, _cross_entropy(8))
-    swin = t.SwinConfig(
+    swin = t.SwinConfig(  # type: ignore[call-arg]
         image_size=32,
         patch_size=2,
         embed_dim=64,
@@ -391,11 +390,13 @@ def _transformers() -> Iterator[Case]:
         drop_path_rate=0.0,
     )
     yield Case("Swin", lambda: t.SwinForImageClassification(swin), pixels, _cross_entropy(8))
-    bottleneck = t.ResNetConfig(embedding_size=64, hidden_sizes=[128, 256], depths=[2, 2], num_labels=10)
+    bottleneck = t.ResNetConfig(  # type: ignore[call-arg]
+        embedding_size=64, hidden_sizes=[128, 256], depths=[2, 2], num_labels=10
+    )
     yield Case(
         "ResNet bottleneck", lambda: t.ResNetForImageClassification(bottleneck), pixels, _cross_entropy(8)
     )
-    convnext = t.ConvNextConfig(
+    convnext = t.ConvNextConfig(  # type: ignore[call-arg]
         hidden_sizes=[128, 256], depths=[3, 3], num_stages=2, patch_size=2, image_size=32, num_labels=10
     )
     yield Case("ConvNeXt", lambda: t.ConvNextForImageClassification(convnext), pixels, _cross_entropy(8))
@@ -506,7 +507,10 @@ VISION = [
 
 
 def _small(config_class: Any) -> Any:
-    """A small configuration; fields that its own checks refuse are left at their defaults; None if nothing helps."""
+    """A small configuration; None if nothing helps.
+
+    Fields that its own checks refuse are left at their defaults.
+    """
     known = set(getattr(config_class, "__dataclass_fields__", {})) - set(
         getattr(config_class, "attribute_map", {})
     )

@@ -73,10 +73,6 @@ def score(case: Case, seeds: int = 4, precision: torch.dtype = torch.float32) ->
         torch.manual_seed(100 + seed)
         flows.append(measure(model, inputs, case.loss))
     for role in ROLES:
-        ours = {
-            (row.site, row.order if role is not Role.PARAMETER_GRADIENT else 0): row
-            for row in predicted.select(role)
-        }
         ours_by_site = {row.site: row for row in predicted.select(role)}
         logs: dict[Any, list[float]] = {}
         for flow in flows:
@@ -86,20 +82,20 @@ def score(case: Case, seeds: int = 4, precision: torch.dtype = torch.float32) ->
         biggest = max((max(v) for v in logs.values()), default=0.0)
         result.errors[role], result.spread[role], result.covered[role] = {}, {}, []
         for site, values in logs.items():
-            row = ours_by_site.get(site)
-            if row is None or row.stats is None:
+            ours = ours_by_site.get(site)
+            if ours is None or ours.stats is None:
                 result.missing.append(f"{role}:{site.label}")
                 continue
-            if row.stats.mean_square == 0.0:
+            if ours.stats.mean_square == 0.0:
                 result.zeros.append(f"{role}:{site.label}")
                 if np.mean(values) > biggest - 6:
                     result.missing.append(f"{role}:{site.label} predicted 0, is {np.mean(values):.2f}")
                 continue
             if not np.isfinite(values).all():
                 continue
-            result.errors[role][site.label] = row.stats.log10_rms - float(np.mean(values))
-            width = row.half_width or 0.0
-            result.covered[role] += [abs(row.stats.log10_rms - value) <= width for value in values]
+            result.errors[role][site.label] = ours.stats.log10_rms - float(np.mean(values))
+            width = ours.half_width or 0.0
+            result.covered[role] += [abs(ours.stats.log10_rms - value) <= width for value in values]
             result.spread[role][site.label] = float(np.std(values, ddof=1))
     return result
 
@@ -109,7 +105,9 @@ def show(case: Case, seeds: int = 4, worst: int = 0) -> Score:
     text = f"{case.name:34s}"
     for role in ROLES:
         median, p95, spread, count = found.line(role)
-        text += f" | {'param' if role is Role.PARAMETER_GRADIENT else 'activ'} {median:.3f} / {p95:.3f} (seeds {spread:.3f}, n {count}, in {np.mean(found.covered[role] or [0]):.0%})"
+        kind = "param" if role is Role.PARAMETER_GRADIENT else "activ"
+        inside = np.mean(found.covered[role] or [False])
+        text += f" | {kind} {median:.3f} / {p95:.3f} (seeds {spread:.3f}, n {count}, in {inside:.0%})"
     print(
         text + f" | {found.seconds:.1f} s | missing {len(found.missing)} zeros {len(found.zeros)}", flush=True
     )

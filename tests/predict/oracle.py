@@ -48,7 +48,7 @@ def disagreement(
         ours = predicted[site].mean_square
         if mean == 0.0 or ours == 0.0:
             found[f"{site.role}:{site.label}"] = (
-                0.0 if mean < 1e-10 * max(max(values), 1e-20) or ours == mean or mean < 1e-14 else math.inf,
+                0.0 if mean < 1e-10 * max(*values, 1e-20) or ours == mean or mean < 1e-14 else math.inf,
                 0.0,
             )
             continue

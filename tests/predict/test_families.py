@@ -14,8 +14,10 @@ from torch import Tensor, nn
 WIDTH = 128
 
 NARROW_FIRST_LAYER = "parameter_gradient:0.weight"
-"""A kernel with few inputs (27 taps) is itself correlated with the masks φ'(u) of its outputs, and averages over
-many positions add that up: .1 decades too low. Left out until the rule for parameter gradients knows of it."""
+"""A kernel with few inputs (27 taps) is itself correlated with the masks φ'(u) of its outputs, and averages
+over many positions add that up: .1 decades too low. Left out until the rule for parameter
+gradients knows of it.
+"""
 
 
 def randn(*shape: int) -> Tensor:
@@ -240,4 +242,6 @@ def test_losses(name: str) -> None:
 
 def test_the_oracle_can_fail() -> None:
     found = {"right": (0.01, 0.01), "wrong": (0.3, 0.01)}
-    assert worst(found) == ("wrong", pytest.approx(0.26))
+    site, excess = worst(found)
+    assert site == "wrong"
+    assert excess == pytest.approx(0.26)

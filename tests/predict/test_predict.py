@@ -60,7 +60,7 @@ INITIALISERS: dict[str, Callable[[Tensor], Any]] = {
     "xavier uniform": nn.init.xavier_uniform_,
     "kaiming normal": nn.init.kaiming_normal_,
     "sparse": lambda w: nn.init.sparse_(w, 0.25, 0.4),
-    "dirac": lambda w: nn.init.eye_(w),
+    "dirac": nn.init.eye_,
     "by hand": lambda w: w.data.normal_().mul_(0.02),
 }
 
@@ -98,7 +98,7 @@ def test_a_model_is_predicted_from_its_weights_and_left_alone() -> None:
     model = net()()
     with torch.no_grad():
         model.get_parameter("2.weight").mul_(3)
-    before = {name: parameter for name, parameter in model.named_parameters()}
+    before = dict(model.named_parameters())
     contents = {name: parameter.detach().clone() for name, parameter in before.items()}
     state = torch.get_rng_state()
     flow = predict(model, batch(), loss)

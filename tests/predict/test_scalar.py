@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ def array(*values: float) -> np.ndarray:
     return np.array(values, dtype=float)
 
 
-def numpy_of(f: Scalar) -> object:
+def numpy_of(f: Scalar) -> Callable[[Any], Any]:
     return lambda u: f(torch.from_numpy(np.asarray(u, dtype=float))).numpy()
 
 

@@ -98,6 +98,7 @@ class Leaf(Field):
 
     @cached_property
     def table(self) -> Table:
+        """Mean and pair table."""
         if self._table is not None:
             return self._table
         assert self.values is not None
@@ -105,6 +106,7 @@ class Leaf(Field):
 
     @cached_property
     def tags(self) -> int:
+        """Bit mask of the sources through which it can covary with another field."""
         mean = self.table.mean
         fixed = mean is not None and mean.size == 1 and (self.table.second == mean.item() ** 2).all()
         return 0 if fixed else 1 << self._bit
@@ -131,10 +133,12 @@ class Made(Field):
 
     @cached_property
     def table(self) -> Table:
+        """Mean and pair table."""
         return self.rule(*(part.table for part in self.parts))
 
     @cached_property
     def tags(self) -> int:
+        """Bit mask of the sources through which it can covary with another field."""
         return product_tags([(part, part.table.centred) for part in self.parts])
 
 
@@ -148,6 +152,7 @@ class Sum(Field):
 
     @cached_property
     def table(self) -> Table:
+        """Mean and pair table."""
         tables = [field.table.scaled(factor) for factor, field in self.terms]
         dims, tables = align(tables, self.shape)
         second = np.sum([t.second for t in tables], 0)
@@ -166,6 +171,7 @@ class Sum(Field):
 
     @cached_property
     def tags(self) -> int:
+        """Bit mask of the sources through which it can covary with another field."""
         return _union([field for _, field in self.terms])
 
 
@@ -242,8 +248,9 @@ def _cross_sum(x: Sum, y: Field) -> Table | None:
     for factor, part, pair in pairs:
         if pair is None:
             _, (a, b) = align([part.table, y.table], np.broadcast_shapes(part.shape, y.shape))
-            pair = independent_pair(a, b)
-        tables.append((factor, pair))
+            tables.append((factor, independent_pair(a, b)))
+        else:
+            tables.append((factor, pair))
     dims, aligned = align([t for _, t in tables], np.broadcast_shapes(*(t.shape for _, t in tables)))
     return Table(dims, np.sum([f * t.second for (f, _), t in zip(tables, aligned, strict=True)], 0), None)
 

@@ -31,7 +31,7 @@ from evenflow.flow import Stats
 from evenflow.predict import pointwise
 from evenflow.predict.fields import Field, Leaf
 from evenflow.predict.rules import RULES
-from evenflow.predict.rules.registry import Context, NoRule
+from evenflow.predict.rules.registry import Context, NoRuleError
 from evenflow.predict.spread import log_variance
 from evenflow.predict.table import constant
 
@@ -209,7 +209,7 @@ class Interpreter(TorchDispatchMode):
             return RULES["permute"](self._context, None, value, [order.index(d) for d in range(len(shape))])
         try:
             return RULES["<part>"](self._context, value, latest, place)
-        except NoRule:
+        except NoRuleError:
             return _UNKNOWN
 
     def _to_meta(self, value: Any) -> Any:
@@ -249,7 +249,7 @@ class Interpreter(TorchDispatchMode):
         """Note a gap by its name."""
         why = (
             str(error)
-            if isinstance(error, NoRule | NotImplementedError)
+            if isinstance(error, NoRuleError | NotImplementedError)
             else f"its rule failed ({type(error).__name__}: {error})"
         )
         self.unknown[f"{what}: {why}"] += 1
@@ -339,7 +339,7 @@ class Interpreter(TorchDispatchMode):
                 op = getattr(getattr(torch.ops.aten, name), func._overloadname) if inplace else func
                 result = pointwise.apply(op, name, fields, options, outputs[0].shape)
             else:
-                raise NoRule("no rule for it")
+                raise NoRuleError("no rule for it")
         except Exception as error:  # a rule that fails is a gap to be told, not a crash
             self._tell(name, error)
             return nothing
@@ -375,13 +375,12 @@ class Interpreter(TorchDispatchMode):
             if not isinstance(found, Leaf) or found.values is None:
                 return None
             values[id(tensor)] = found.values.clone() if inplace and i == 0 else found.values
-        to_cpu = lambda x: (
-            values[id(x)]
-            if isinstance(x, Tensor)
-            else torch.device("cpu")
-            if isinstance(x, torch.device)
-            else x
-        )
+
+        def to_cpu(x: Any) -> Any:
+            if isinstance(x, Tensor):
+                return values[id(x)]
+            return torch.device("cpu") if isinstance(x, torch.device) else x
+
         try:
             result = func(*_mapped(to_cpu, args), **_mapped(to_cpu, kwargs))
         except (RuntimeError, NotImplementedError):
@@ -396,7 +395,7 @@ class Interpreter(TorchDispatchMode):
             return found.values.item()
         if tensor.is_floating_point():
             return math.nan if found is None else found.table.average
-        raise NoRule(
+        raise NoRuleError(
             "the model asks for the value of a tensor (.item(), bool() or a shape that depends on data), "
             "and that value depends on random numbers"
         )
@@ -417,9 +416,7 @@ def _place(tensor: Tensor) -> _Place:
 
 def _overlap(first: _Place, second: _Place) -> bool:
     """Whether two places share an entry; True where that is hard to tell."""
-    (_, start_1, shape_1, strides_1), (_, start_2, shape_2, strides_2) = sorted(
-        (first, second), key=lambda p: p[1]
-    )
+    (_, start_1, shape_1, strides_1), (_, start_2, _, strides_2) = sorted((first, second), key=lambda p: p[1])
     span = sum((n - 1) * s for n, s in zip(shape_1, strides_1, strict=True))
     if start_1 + span < start_2:
         return False

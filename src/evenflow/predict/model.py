@@ -43,7 +43,8 @@ def build_on_meta(build: Callable[[], nn.Module], interpreter: Interpreter) -> n
                 model.initialize_weights()  # type: ignore[operator]
         except Exception as error:
             raise ModelError(
-                f"The builder raised {type(error).__name__} while running without weights (on the meta device): {error}. "
+                f"The builder raised {type(error).__name__} while running without weights "
+                f"(on the meta device): {error}. "
                 "If it loads or computes with weights, pass the finished model instead of the builder."
             ) from error
     if not isinstance(model, nn.Module):
@@ -51,8 +52,9 @@ def build_on_meta(build: Callable[[], nn.Module], interpreter: Interpreter) -> n
     for name, tensor in model.named_parameters():
         if tensor.is_meta and interpreter.field_of(tensor) is None:
             raise ModelError(
-                f"The parameter {name} has no initial value that could be followed: it was created empty, or filled "
-                "by an op without a rule. Fill it with torch.nn.init, or pass the finished model with its weights."
+                f"The parameter {name} has no initial value that could be followed: it was created empty, "
+                "or filled by an op without a rule. Fill it with torch.nn.init, or pass the finished model "
+                "with its weights."
             )
     return model
 
@@ -155,7 +157,10 @@ def _truncated(tensor: Tensor, mean: float, std: float, a: float, b: float, **_:
 
 
 def _orthogonal(tensor: Tensor, gain: float, **_: Any) -> Leaf:
-    """Gain · Q, Q uniform among matrices with orthonormal rows or columns: variance gain²/max(rows, columns)."""
+    """Gain · Q, Q uniform among matrices with orthonormal rows or columns.
+
+    Its variance is gain²/max(rows, columns).
+    """
     rows = tensor.shape[0]
     return Leaf(independent(tensor.shape, gain**2 / max(rows, tensor.numel() // rows)), orthogonal=True)
 

@@ -76,6 +76,7 @@ class Expression(Field):
 
     @cached_property
     def tags(self) -> int:
+        """Bit mask of the sources through which it can covary with another field."""
         tags = 0
         for term in self.terms:
             tags |= product_tags([(atom, f.linear and atom.table.centred) for atom, f in term.functions])
@@ -92,6 +93,7 @@ class Expression(Field):
 
     @cached_property
     def table(self) -> Table:
+        """Mean and pair table."""
         if not self.atoms:
             return constant(self.shape, sum(term.factor for term in self.terms))
         pairs: _Pairs = {atom: {atom: atom.table} for atom in self.atoms}
@@ -256,7 +258,10 @@ def apply(
 
 
 MASKED = -50.0
-"""An additive mask holds 0 and numbers below this: e^−50 is no share of attention (models use −100 … −3e38)."""
+"""An additive mask holds 0 and numbers below this: e^−50 is no share of attention.
+
+Models use −100 … −3e38.
+"""
 
 
 def _added_mask(args: Sequence[Any], shape: Sequence[int]) -> Field | None:
@@ -362,7 +367,7 @@ def _is_zero(x: Field) -> bool:
 
 
 def _share_atoms(fields: Sequence[Field]) -> bool:
-    """Whether two of the fields are functions of one and the same, so that they must be added entry by entry."""
+    """Whether two of the fields are functions of one and the same: they must be added entry by entry."""
     seen: set[Field] = set()
     for field in fields:
         atoms = set(field.atoms) if isinstance(field, Expression) else {field}

@@ -22,7 +22,7 @@ from evenflow.predict.inputs import Described
 from evenflow.predict.interpreter import Interpreter
 from evenflow.predict.model import build_on_meta, on_meta
 from evenflow.predict.rules.attention import fused_attention
-from evenflow.predict.rules.registry import NoRule
+from evenflow.predict.rules.registry import NoRuleError
 from evenflow.predict.spread import half_width
 from evenflow.predict.table import constant
 from evenflow.trace.calls import CallStack
@@ -106,7 +106,7 @@ def _predict(model: nn.Module, inputs: Any, loss: Any, seed: int, interpreter: I
             with recorder:
                 try:
                     output = model(*args, **kwargs)
-                except NoRule as error:
+                except NoRuleError as error:
                     raise ModelError(
                         f"The model cannot be predicted: {error}. Measure one batch instead."
                     ) from error

@@ -78,8 +78,8 @@ def depth_law(flow: Flow, op: str | None = None) -> DepthLaw:
     rows = [row for row in rows if op is None or row.site.op == op]
     if len(rows) < 3:
         raise ValueError(
-            f"A depth law needs at least three ops{f' named {op!r}' if op else ''} on the chain; found {len(rows)}. "
-            "Give the name of an op that every layer has, such as 'addmm' or 'add'."
+            f"A depth law needs at least three ops{f' named {op!r}' if op else ''} on the chain; "
+            f"found {len(rows)}. Give the name of an op that every layer has, such as 'addmm' or 'add'."
         )
     logs = np.array([row.stats.log10_rms for row in rows if row.stats is not None])
     depth = np.arange(len(logs))[::-1]

@@ -232,11 +232,12 @@ class Table:
         at = 0
         for axes_of, size in zip(source, shape, strict=True):
             if not axes_of and size > 1:
-                axes_of = (plain(size),)
+                dims.append((plain(size),))
                 second = np.stack([second, second], at)
                 mean = None if mean is None else np.expand_dims(mean, at)
-            dims.append(axes_of)
-            at += len(axes_of)
+            else:
+                dims.append(axes_of)
+            at += len(dims[-1])
         return Table(tuple(dims), second, mean)
 
     def sliced(self, dim: int, start: int, stop: int, step: int = 1) -> Table:
@@ -261,7 +262,10 @@ class Table:
         return Table(table.with_dim(dim, [picked, *rest]), second, mean)
 
     def apart(self, dim: int, first: int, second: int, length: int) -> Table:
-        """E x_i y_j of the slices that begin at ``first`` and at ``second`` of one dimension, which share no entry."""
+        """E x_i y_j of the slices that begin at ``first`` and at ``second`` of one dimension.
+
+        They share no entry.
+        """
         table = self.single(dim)
         at = table.first_axis(dim)
         if not table.dims[dim]:
@@ -456,7 +460,8 @@ def _broadcast(table: Table, dims: Dims) -> Table:
 
 def independent_pair(first: Table, second: Table) -> Table:
     """E x_i y_j of independent tensors with the same axes: the product of their means."""
-    assert first.mean is not None and second.mean is not None
+    assert first.mean is not None
+    assert second.mean is not None
     left = first.mean[np.ix_(*(axis.left for axis in first.axes))]
     right = second.mean[np.ix_(*(axis.right for axis in second.axes))]
     return Table(first.dims, left * right, None)
@@ -486,7 +491,7 @@ def contract(a: Table, b: Table, spec: str) -> Table:
         label += len(axes_of)
 
     def labels(letters: str, of: Table | None) -> list[int]:
-        kept = [l for i, l in enumerate(letters) if of is None or of.dims[i]]
+        kept = [letter for i, letter in enumerate(letters) if of is None or of.dims[i]]
         return [i for letter in kept for i in index[letter]]
 
     summed = [letter for letter in dims if letter not in out]

@@ -25,7 +25,7 @@ from evenflow.predict.fields import Field, Leaf
 from evenflow.predict.pointwise import MASKED, product
 from evenflow.predict.rules.indexing import with_mask
 from evenflow.predict.rules.linear import contraction
-from evenflow.predict.rules.registry import Context, NoRule, rule
+from evenflow.predict.rules.registry import Context, NoRuleError, rule
 from evenflow.predict.rules.softmax import Softmax
 from evenflow.predict.table import constant
 
@@ -85,7 +85,7 @@ def _probabilities(
         scores = with_mask(scores, torch.ones(shape[2:], dtype=torch.bool).tril(), shape)
     elif mask is not None:
         if not isinstance(mask, Leaf) or mask.values is None:
-            raise NoRule("attention with a mask that is not known")
+            raise NoRuleError("attention with a mask that is not known")
         low = mask.values < MASKED
         if bool(low.any()):
             scores = with_mask(scores, ~low, shape)
@@ -128,7 +128,7 @@ def attention_backward(
     """g_Q, g_K, g_V."""
     kept = context.made.get(("attention", id(out)))
     if kept is None:
-        raise NoRule("backward of attention whose forward pass was not seen")
+        raise NoRuleError("backward of attention whose forward pass was not seen")
     _, p, factor = kept
     scores = p.shape
     g_s = Softmax(p.x, 3, contraction(scores, g, v, "bhid,bhjd->bhij"))

@@ -5,7 +5,8 @@ through the same tap k, whose inputs then agree or differ as the outputs do. Wit
 c_k the number of output positions for which tap k meets the input (P of them
 in all), per spatial dimension
 
-    K_out = q_w C_in K_x · gain,   gain(agree) = Σ_k c_k / P,   gain(differ) = Σ_k c_k (c_k − 1) / (P (P − 1)).
+    K_out = q_w C_in K_x · gain,
+    gain(agree) = Σ_k c_k / P,   gain(differ) = Σ_k c_k (c_k − 1) / (P (P − 1)).
 
 This counts zero padding and stride exactly, as an average over positions. The
 kernel's gradient sums over pairs of positions of one tap:
@@ -24,7 +25,7 @@ from evenflow.predict.axes import Array, plain
 from evenflow.predict.fields import Field, Made
 from evenflow.predict.pointwise import apply
 from evenflow.predict.rules.reductions import summed
-from evenflow.predict.rules.registry import Context, NoRule, rule
+from evenflow.predict.rules.registry import Context, NoRuleError, rule
 from evenflow.predict.rules.views import view
 from evenflow.predict.table import Dims, Table, independent
 
@@ -37,7 +38,10 @@ def tap_counts(size_in: int, size_out: int, kernel: int, stride: int, padding: i
 
 
 def _canonical(table: Table) -> tuple[Array, Array]:
-    """K with exactly two classes for samples and positions and the channels that agree averaged [B, …]; m likewise."""
+    """K with exactly two classes for samples and positions, averaged over the channels that agree [B, …].
+
+    m likewise.
+    """
     for dim in range(len(table.dims)):
         table = table.single(dim) if dim == 1 else table.exchangeable(dim)
     second = table.second
@@ -93,7 +97,7 @@ def _convolved(
     x: Field, w: Field, shape: Sequence[int], counts: Sequence[Array], fan: float, key: Any
 ) -> Field:
     if not w.table.centred:
-        raise NoRule("a convolution whose kernel has a mean")
+        raise NoRuleError("a convolution whose kernel has a mean")
 
     def of_tables(tx: Table, tw: Table) -> Table:
         values, _ = _canonical(tx)

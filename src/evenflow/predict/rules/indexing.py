@@ -17,7 +17,7 @@ import torch
 from evenflow.predict.axes import Array, plain
 from evenflow.predict.fields import Field, Leaf, Made
 from evenflow.predict.pointwise import apply, product
-from evenflow.predict.rules.registry import Context, NoRule, rule
+from evenflow.predict.rules.registry import Context, NoRuleError, rule
 from evenflow.predict.table import Dims, Table, measured
 
 _coincidences: dict[bytes, tuple[Array, Array]] = {}
@@ -113,7 +113,7 @@ def scattered(g: Field, index: torch.Tensor, shape: Sequence[int]) -> Field:
 
 def _values(index: Field) -> torch.Tensor:
     if not isinstance(index, Leaf) or index.values is None:
-        raise NoRule("indices or a mask that are not known")
+        raise NoRuleError("indices or a mask that are not known")
     return index.values
 
 
@@ -153,7 +153,7 @@ def index(context: Context, output: Any, x: Field, indices: Sequence[Field | Non
         values = _values(indices[dim])  # type: ignore[arg-type]
         if values.dtype == torch.bool:
             if values.ndim != 1:
-                raise NoRule("a boolean mask of several dimensions")
+                raise NoRuleError("a boolean mask of several dimensions")
             values = values.nonzero()[:, 0]
         order = [dim, *(d for d in range(len(x.shape)) if d != dim)]
         rows = gathered(
@@ -169,7 +169,7 @@ def index(context: Context, output: Any, x: Field, indices: Sequence[Field | Non
 
         flat = view(context, None, x, (x.shape[0] * x.shape[1], *x.shape[2:]))
         return gathered(flat, first * x.shape[1] + second, output.shape)
-    raise NoRule("several dimensions indexed at once")
+    raise NoRuleError("several dimensions indexed at once")
 
 
 @rule("_unsafe_index")
@@ -193,7 +193,7 @@ def index_put(
 
     used = [d for d, i in enumerate(indices) if i is not None]
     if not accumulate:
-        raise NoRule("entries overwritten by index")
+        raise NoRuleError("entries overwritten by index")
     if len(used) == 1:
         dim = used[0]
         at = _values(indices[dim])  # type: ignore[arg-type]
@@ -207,7 +207,7 @@ def index_put(
         flat = (x.shape[0] * x.shape[1], *x.shape[2:])
         added = view(context, None, scattered(values, first * x.shape[1] + second, flat), x.shape)
     else:
-        raise NoRule("several dimensions indexed at once")
+        raise NoRuleError("several dimensions indexed at once")
     return apply(None, "add", [x, added], {}, x.shape)  # type: ignore[arg-type]
 
 
@@ -219,7 +219,7 @@ def chosen(context: Context, output: Any, *args: Any) -> Field:
 
 def _choose(output: Any, *args: Any) -> Field:
     if len(args) != 3:
-        raise NoRule("a search for non-zero entries")
+        raise NoRuleError("a search for non-zero entries")
     first, second, third = args
     if (
         isinstance(first, Leaf)

@@ -48,8 +48,9 @@ def fill(context: Context, output: Any, x: Field | None, value: Any = 0.0) -> Fi
 
 @rule("linalg_qr")
 def qr(context: Context, output: Any, x: Field, mode: str = "reduced") -> list[Field]:
-    """Q of a Gaussian matrix [rows, cols], rows ≥ cols, is uniform among orthonormal columns: variance 1/rows.
+    """Q of a Gaussian matrix [rows, cols], rows ≥ cols, is uniform among orthonormal columns.
 
+    Its variance is 1/rows.
     The signs of R's diagonal, by which initialisers multiply, are taken as 1.
     """
     q, r = output

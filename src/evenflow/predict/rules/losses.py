@@ -12,7 +12,7 @@ import torch
 from evenflow.predict.axes import plain
 from evenflow.predict.fields import Field, Leaf
 from evenflow.predict.pointwise import apply, product
-from evenflow.predict.rules.registry import Context, NoRule, rule
+from evenflow.predict.rules.registry import Context, NoRuleError, rule
 from evenflow.predict.rules.views import view
 from evenflow.predict.table import Table, constant
 
@@ -92,7 +92,7 @@ def nll_loss_backward(
 ) -> Field:
     """−1 at the target, over the number of targets for a mean."""
     if not isinstance(target, Leaf) or target.values is None:
-        raise NoRule("targets that are not known")
+        raise NoRuleError("targets that are not known")
     if weight is not None:
         context.remarks["class weights of a loss counted as 1"] += 1
     shape = output.shape if len(output.shape) > 1 else (1, *output.shape)

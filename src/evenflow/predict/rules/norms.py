@@ -30,7 +30,7 @@ from evenflow.predict.axes import Array
 from evenflow.predict.fields import Field, Leaf, cross
 from evenflow.predict.pointwise import apply, product
 from evenflow.predict.rules.reductions import summed
-from evenflow.predict.rules.registry import Context, NoRule, rule
+from evenflow.predict.rules.registry import Context, NoRuleError, rule
 from evenflow.predict.rules.views import view
 from evenflow.predict.table import Table, align, constant
 
@@ -52,6 +52,7 @@ class Normalised(Field):
 
     @cached_property
     def tags(self) -> int:
+        """Bit mask of the sources through which it can covary with another field."""
         return self.x.tags
 
     def centred(self, table: Table) -> Table:
@@ -66,6 +67,7 @@ class Normalised(Field):
 
     @cached_property
     def table(self) -> Table:
+        """Mean and pair table."""
         table = self.centred(self.x.table)
         std = np.broadcast_to(np.sqrt(self.variance), table.diagonal.shape)
         left, right = table.sides(std)
@@ -127,10 +129,12 @@ class NormCotangent(Field):
 
     @cached_property
     def tags(self) -> int:
+        """Bit mask of the sources through which it can covary with another field."""
         return self.g.tags
 
     @cached_property
     def table(self) -> Table:
+        """Mean and pair table."""
         return self._of(self.g.table, self.normalised.table, self.normalised)
 
     def cross(self, other: NormCotangent) -> Table | None:
@@ -186,7 +190,7 @@ def _normalised(
 def _found(context: Context, rstd: Field, x: Field, over: Sequence[int], eps: float = 0.0) -> Normalised:
     kept = context.made.get(("normalised", id(rstd)))
     if kept is None:
-        raise NoRule("backward of a norm whose forward pass was not seen")
+        raise NoRuleError("backward of a norm whose forward pass was not seen")
     result: Normalised = kept[1]
     return result
 
@@ -294,10 +298,10 @@ def batch_norm(
     context: Context, output: Any, x: Field, weight: Field | None, bias: Field | None, *rest: Any
 ) -> list[Field]:
     """Over all dimensions but the channels; in eval mode by the running statistics."""
-    *running, training, momentum, eps = rest
+    *running, training, _momentum, eps = rest
     if not training:
         if len(running) != 2:
-            raise NoRule("running statistics that are not known")
+            raise NoRuleError("running statistics that are not known")
         centre = apply(None, "sub", [x, _along(context, running[0], x.shape, 1)], {}, x.shape)  # type: ignore[arg-type]
         variance = _along(context, running[1], x.shape, 1)
         assert variance is not None
@@ -336,7 +340,8 @@ def batch_norm_backward(
         hat: Field = _found(context, save_rstd, x, rest)
         gx: Field = NormCotangent(inner, hat)  # type: ignore[arg-type]
     else:
-        assert mean is not None and variance is not None
+        assert mean is not None
+        assert variance is not None
         scale = (variance.table.average + eps) ** -0.5
         centre = apply(None, "sub", [x, _along(context, mean, x.shape, 1)], {}, x.shape)  # type: ignore[arg-type]
         hat, gx = product(x.shape, centre, scale), product(x.shape, inner, scale)

@@ -20,7 +20,7 @@ import torch
 from evenflow.predict.axes import Array, plain
 from evenflow.predict.fields import Field, Leaf, Made
 from evenflow.predict.pointwise import Routed, as_scalar
-from evenflow.predict.rules.registry import Context, NoRule, rule
+from evenflow.predict.rules.registry import Context, NoRuleError, rule
 from evenflow.predict.scalar import Scalar
 from evenflow.predict.table import Dims, Table
 
@@ -253,8 +253,8 @@ def max_pool_backward(
     """G to the largest entry of each window."""
     kept = context.made.get(("max pool", id(where)))
     if kept is None:
-        raise NoRule("backward of a max pooling whose forward pass was not seen")
-    atom, function = as_scalar(x)
+        raise NoRuleError("backward of a max pooling whose forward pass was not seen")
+    atom, _ = as_scalar(x)
     return MaxCotangent(g, x.shape, kept[2], atom, None)
 
 
@@ -283,10 +283,12 @@ class MaxCotangent(Routed):
 
     @cached_property
     def tags(self) -> int:
+        """Bit mask of the sources through which it can covary with another field."""
         return self.g.tags
 
     @cached_property
     def table(self) -> Table:
+        """Mean and pair table."""
         table = self.g.table
         for dim in range(len(table.dims)):
             table = table.exchangeable(dim)

@@ -20,7 +20,7 @@ RULES: dict[str, Rule] = {}
 """From an op's name, without overload and in-place underscore, to its rule."""
 
 
-class NoRule(Exception):
+class NoRuleError(Exception):
     """This use of the op is not covered; the text says why."""
 
 

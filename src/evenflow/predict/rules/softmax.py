@@ -31,7 +31,7 @@ from evenflow.predict.axes import Array, Axis, Indices, joined, plain
 from evenflow.predict.fields import Field
 from evenflow.predict.pointwise import apply, product
 from evenflow.predict.rules.reductions import summed
-from evenflow.predict.rules.registry import Context, NoRule, rule
+from evenflow.predict.rules.registry import Context, NoRuleError, rule
 from evenflow.predict.table import Table, align
 
 SMALL_SPREAD = 0.3
@@ -123,15 +123,15 @@ def _mask_averages(visible: np.ndarray, axis: Axis | None, keys: Axis) -> _Mask:
     agree = np.zeros((queries.classes, keys.segments))
     both = np.zeros((queries.classes, keys.segments, keys.segments))
     for c in range(queries.classes):
-        l, r = queries.left[c], queries.right[c]
+        left, right = queries.left[c], queries.right[c]
         if c >= S * S:
-            agree[c], both[c] = square[l], same[l]
+            agree[c], both[c] = square[left], same[left]
         else:
-            agree[c] = (by_query[l] * by_query[r]) @ to_k
-            both[c] = np.outer(sums[l], sums[r])
-            if l == r:
-                agree[c] -= square[l]
-                both[c] -= same[l]
+            agree[c] = (by_query[left] * by_query[right]) @ to_k
+            both[c] = np.outer(sums[left], sums[right])
+            if left == right:
+                agree[c] -= square[left]
+                both[c] -= same[left]
     pairs = np.maximum(queries.counts, 1)
     agree, both = agree / pairs[:, None], both / pairs[:, None, None]
     overlap = agree.sum(1)
@@ -171,7 +171,7 @@ def _prepare(x: Field, dim: int) -> tuple[Table, int, int | None]:
     query = None
     if x.keep is not None and x.keep.ndim >= 2 and x.keep.shape[-2] > 1:
         if dim != len(x.shape) - 1:
-            raise NoRule("a mask along a dimension that is not the last")
+            raise NoRuleError("a mask along a dimension that is not the last")
         query = len(x.shape) - 2
         table = table.single(query)
     return table, dim, query
@@ -188,10 +188,12 @@ class Softmax(Field):
 
     @cached_property
     def tags(self) -> int:
+        """Bit mask of the sources through which it can covary with another field."""
         return self.x.tags if self.g is None else self.g.tags
 
     @cached_property
     def table(self) -> Table:
+        """Mean and pair table."""
         table, dim, query = _prepare(self.x, self.dim)
         if not table.dims[dim]:
             return Table(
@@ -243,7 +245,7 @@ class Softmax(Field):
         def by_query(values: Array) -> Array:
             return values.reshape(shape)
 
-        n = int(round(float(np.mean(mask.count))))
+        n = round(float(np.mean(mask.count)))
         ratio = np.vectorize(
             lambda d: effective_ratio(n, round(full, 6), round(float(d), 6)), otypes=[float]
         )(spread)
@@ -317,7 +319,7 @@ def softmax(context: Context, output: Any, x: Field, dim: int, *args: Any) -> Fi
 def softmax_backward(context: Context, output: Any, g: Field, p: Field, dim: int, *args: Any) -> Field:
     """P (g − Σ p g)."""
     if not isinstance(p, Softmax) or p.g is not None:
-        raise NoRule("backward of a softmax whose forward pass was not seen")
+        raise NoRuleError("backward of a softmax whose forward pass was not seen")
     return Softmax(p.x, dim, g)
 
 
@@ -331,10 +333,12 @@ class LogSoftmax(Field):
 
     @cached_property
     def tags(self) -> int:
+        """Bit mask of the sources through which it can covary with another field."""
         return self.x.tags
 
     @cached_property
     def table(self) -> Table:
+        """Mean and pair table."""
         table = self.x.table.single(self.dim).centred_over([self.dim])
         log_sum = math.log(self.shape[self.dim] if self.shape else 1) + table.mean_square / 2
         assert table.mean is not None
@@ -353,7 +357,7 @@ def log_softmax(context: Context, output: Any, x: Field, dim: int, *args: Any) -
 def log_softmax_backward(context: Context, output: Any, g: Field, y: Field, dim: int, *args: Any) -> Field:
     """G − p Σ g."""
     if not isinstance(y, LogSoftmax):
-        raise NoRule("backward of a log-softmax whose forward pass was not seen")
+        raise NoRuleError("backward of a log-softmax whose forward pass was not seen")
     p = Softmax(y.x, dim)
     shape = [1 if d == p.dim else n for d, n in enumerate(g.shape)]
     total = summed(context, g, [p.dim], shape, keep=True)

@@ -16,7 +16,7 @@ from evenflow.predict import axes
 from evenflow.predict.axes import Axis, plain
 from evenflow.predict.fields import Field, Leaf, Made, cross
 from evenflow.predict.pointwise import Expression, Term
-from evenflow.predict.rules.registry import Context, NoRule, rule
+from evenflow.predict.rules.registry import Context, NoRuleError, rule
 from evenflow.predict.table import Dims, Table, common_axes, retarget
 
 
@@ -144,7 +144,7 @@ def as_strided(
     """Only where it amounts to a permutation."""
     if tuple(shape) == x.shape:
         return x
-    raise NoRule("strides that are no view of the same entries")
+    raise NoRuleError("strides that are no view of the same entries")
 
 
 # Cutting
@@ -217,7 +217,7 @@ def unbind(context: Context, output: Any, x: Field, dim: int = 0) -> list[Field]
 def diagonal(context: Context, output: Any, x: Field, *args: Any) -> Field:
     """Entries of a matrix whose indices agree; only for exchangeable entries."""
     if len(x.shape) != 2:
-        raise NoRule("a diagonal of more than two dimensions")
+        raise NoRuleError("a diagonal of more than two dimensions")
     table = x.table.exchangeable(0).exchangeable(1)
     n = output.shape[0]
     second = np.array([table.second[0, 0], table.second[1, 1]])
@@ -237,6 +237,7 @@ class Joined(Field):
 
     @property
     def tags(self) -> int:
+        """Bit mask of the sources through which it can covary with another field."""
         tags = 0
         for part in self.parts:
             tags |= part.tags
@@ -244,6 +245,7 @@ class Joined(Field):
 
     @property
     def table(self) -> Table:
+        """Mean and pair table."""
         if not hasattr(self, "_table"):
             self._table = joined_table(self, self)
         return self._table
@@ -264,9 +266,7 @@ def joined_table(x: Joined, y: Joined) -> Table:
     own = [part.table for part in x.parts]
     other = own if x is y else [part.table for part in y.parts]
     dims = _joined_dims([*own, *other], dim, x.shape)
-    lists = []
-    for tables in (own, other):
-        lists.append([_at(t, dims, dim) for t in tables])
+    lists = [[_at(t, dims, dim) for t in tables] for tables in (own, other)]
     axis_parts = [p.dims[dim][0] if p.dims[dim] else plain(1) for p in lists[0]]
     axis = Axis(tuple(size for part in axis_parts for size in part.sizes))
     at = sum(len(axes_of) for axes_of in dims[:dim])
@@ -300,10 +300,10 @@ def joined_table(x: Joined, y: Joined) -> Table:
             tb = lists[1][j]
             block = _between(pa, pb, ta, tb, dims, dim, at)
             for k in range(a.segments):
-                for l in range(b.segments):
-                    view_[(segment[i] + k) * S + segment[j] + l] = block[k, l]
-                    if i == j and k == l:
-                        view_[S * S + segment[i] + k] = block[k, l]
+                for m in range(b.segments):
+                    view_[(segment[i] + k) * S + segment[j] + m] = block[k, m]
+                    if i == j and k == m:
+                        view_[S * S + segment[i] + k] = block[k, m]
     joined_dims = (*dims[:dim], (axis,), *dims[dim + 1 :])
     table = Table(joined_dims, second, mean)
     if axis.segments > axes.MAX_SEGMENTS or _same_parts(table, dim, axis):
@@ -408,7 +408,7 @@ def padded(context: Context, x: Field, dim: int, before: int, after: int) -> Fie
 def constant_pad_nd(context: Context, output: Any, x: Field, pads: Sequence[int], value: float = 0) -> Field:
     """Padding with a constant; negative padding cuts."""
     if value != 0:
-        raise NoRule("padding with a value other than 0")
+        raise NoRuleError("padding with a value other than 0")
     for i in range(len(pads) // 2):
         dim = len(x.shape) - 1 - i
         before, after = pads[2 * i : 2 * i + 2]
@@ -424,7 +424,7 @@ def slice_backward(
     """The cotangent, zero where the slice did not reach."""
     first, last, step = slice(start, end, step).indices(sizes[dim])
     if step != 1:
-        raise NoRule("a slice with a step")
+        raise NoRuleError("a slice with a step")
     return padded(context, g, dim % len(sizes), first, sizes[dim] - last)
 
 
@@ -475,14 +475,14 @@ def patch(context: Context, base: Any, old: Field, new: Field, part: Any) -> Fie
                     else []
                 )
                 return Joined(base.shape, pieces, dim)
-    raise NoRule("writing into a part of a tensor that is no slice")
+    raise NoRuleError("writing into a part of a tensor that is no slice")
 
 
 @rule("<part>")
 def part(context: Context, value: Field, latest: Any, place: Any) -> Field:
     """A slice read from memory that was written as a whole."""
     _, base_offset, base_shape, base_stride = latest
-    _, offset, shape, stride = place
+    _, offset, shape, _ = place
     if len(shape) == len(base_shape) and sum(a != b for a, b in zip(shape, base_shape, strict=True)) == 1:
         dim = next(d for d in range(len(shape)) if shape[d] != base_shape[d])
         start = (offset - base_offset) // base_stride[dim] if base_stride[dim] else 0
@@ -493,4 +493,4 @@ def part(context: Context, value: Field, latest: Any, place: Any) -> Field:
                 index, rest = divmod(offset - base_offset, base_stride[dim])
                 if not rest and 0 <= index < base_shape[dim]:
                     return view(context, None, cut(context, value, dim, index, index + 1), shape)
-    raise NoRule("reading a part of a tensor that is no slice")
+    raise NoRuleError("reading a part of a tensor that is no slice")
