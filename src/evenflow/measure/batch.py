@@ -61,7 +61,8 @@ def measure(
     model = _unwrapped(model)
     args, kwargs = _arguments(inputs)
     tensors = list(tensors_in(inputs))
-    _refuse_lazy(model)
+    parameters = dict(model.named_parameters())
+    _refuse_lazy(parameters)
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
@@ -80,10 +81,10 @@ def measure(
                     raise model_trouble(model, error, inputs) from error
                 goal = objective(output, loss, seed=seed)
             graph.build(goal.roots)
-            leaves = [*graph.leaves.values(), *model.parameters()]
+            leaves = [*graph.leaves.values(), *parameters.values()]
             with gradients_aside(leaves):
                 _backward(goal)
-                gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+                gradients = {name: parameter.grad for name, parameter in parameters.items()}
                 order_of = _orders(recorder)
                 rows = [
                     *op_rows(recorder.tape, graph),
@@ -98,7 +99,7 @@ def measure(
             f"{name} was written to during backward and could not be put back" for name in preserver.lost()
         ]
     notes = dict.fromkeys([*graph.notes, *watch.notes, *lost])
-    return Flow(rows, "measured", _facts(model, goal), notes)
+    return Flow(rows, "measured", _facts(model, parameters, goal), notes)
 
 
 @final
@@ -164,8 +165,8 @@ def _uncompiled() -> contextlib.AbstractContextManager[Any]:
     return stance
 
 
-def _refuse_lazy(model: nn.Module) -> None:
-    lazy = [n for n, p in model.named_parameters() if isinstance(p, nn.UninitializedParameter)]
+def _refuse_lazy(parameters: Mapping[str, Tensor]) -> None:
+    lazy = [name for name, tensor in parameters.items() if isinstance(tensor, nn.UninitializedParameter)]
     if lazy:
         raise ModelError(
             f"The parameter {lazy[0]!r} has no shape yet (a lazy module). "
@@ -178,13 +179,12 @@ def _orders(recorder: Recorder) -> dict[ModuleCall, int]:
     return {record.name.module: record.order for record in reversed(recorder.tape.records)}
 
 
-def _facts(model: nn.Module, goal: Objective) -> dict[str, Any]:
-    parameters = list(model.parameters())
+def _facts(model: nn.Module, parameters: Mapping[str, Tensor], goal: Objective) -> dict[str, Any]:
     device_type = goal.roots[0].device.type
     autocast = torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
     return {
         "model": type(model).__name__,
-        "parameters": sum(parameter.numel() for parameter in parameters),
+        "parameters": sum(parameter.numel() for parameter in parameters.values()),
         "training": model.training,
         "loss": goal.value,
         "loss_source": goal.source,
