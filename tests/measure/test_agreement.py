@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -143,3 +144,48 @@ def test_dead_and_saturated_shares() -> None:
     assert relu.select(Role.ACTIVATION)[-2].dead_fraction == 0.25
     tanh = measure(nn.Sequential(linear, nn.Tanh()), 0.1 * torch.randn(32, 6), lambda out: out.mean())
     assert tanh.select(Role.ACTIVATION)[-2].saturated_fraction == pytest.approx(0.5)
+
+
+class _Product(torch.autograd.Function):
+    """x Wᵀ for a batch x that needs no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        return x @ weight.t()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return None, grads[0].t() @ ctx.saved_tensors[0]
+
+
+class _Halve(torch.autograd.Function):
+    """W/2, in two ops."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: torch.Tensor) -> torch.Tensor:
+        return (weight * 1.0) / 2.0
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return grads[0] / 2.0
+
+
+class _Net(nn.Module):
+    def __init__(self, *, own_product: bool) -> None:
+        super().__init__()
+        self.own_product = own_product
+        self.weight, self.head = nn.Parameter(torch.randn(4, 3)), nn.Linear(4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.own_product:
+            return self.head(torch.tanh(_Product.apply(x, self.weight)))
+        return self.head(torch.tanh(x @ _Halve.apply(self.weight).t()))
+
+
+@pytest.mark.parametrize(("own_product", "first"), [(True, ":_Product"), (False, ":mm")])
+def test_the_chain_starts_at_a_custom_function_only_if_it_reads_the_batch(
+    own_product: bool, first: str
+) -> None:
+    flow = measure(_Net(own_product=own_product), torch.ones(5, 3), lambda out: out.sum())
+    assert [row.site.label for row in flow.chain()] == [first, ":tanh", "head:addmm", "<loss>:sum"]

@@ -116,10 +116,11 @@ class Tape:
 
 @dataclass(slots=True)
 class _Function:
-    """A custom autograd Function whose inside runs, and which part of the model that is, if any."""
+    """A custom autograd Function whose inside runs: a part of the model, or one op and what it made so far."""
 
-    number: int
-    segment: Segment | None
+    segment: Segment | None = None
+    record: OpRecord | None = None
+    made: WeakIdKeyDictionary = field(default_factory=WeakIdKeyDictionary)
 
 
 class _Mode(TorchDispatchMode):
@@ -202,10 +203,10 @@ class Recorder(_Mode):
             self._last_number = number
             if _in_reentrant_checkpoint(frame):
                 segment = self.tape.segments[number - 1] = Segment(self._calls.state())
-                self._function = _Function(number, segment)
+                self._function = _Function(segment=segment)
             else:
-                self._function = _Function(number, None)
                 record = self._new_record(CUSTOM_FUNCTION, line_of(frame), reads_data=False)
+                self._function = _Function(record=record)
                 self.tape.by_node[number - 1] = self._unseen[number - 1] = record
 
     def _look(self, func: Any, arguments: tuple[Any, ...], output: Any, grad_mode: bool, number: int) -> None:
@@ -215,8 +216,14 @@ class Recorder(_Mode):
             self._catch_up(tensors)
         node = self._node_of(func, tensors, grad_mode, number)
         self._last_number = number
+        if self._function is not None and self._function.record is not None:
+            inside = self._function.made
+            self._function.record.reads_data |= self._read_data(t for t in tensors if t not in inside)
+            for tensor in _tensors((output,)):
+                inside[tensor] = None
+            return
         outputs = [tensor for tensor in _tensors((output,)) if differentiable(tensor)]
-        if not outputs or (self._function is not None and self._function.segment is None):
+        if not outputs:
             return
         if _rearranges(func, tensors, outputs[0]):
             if node is not None:
@@ -230,7 +237,7 @@ class Recorder(_Mode):
         record = self._new_record(
             func._schema.name.split("::")[1].removesuffix("_"),
             line_of(sys._getframe(2)),
-            reads_data=any(not t.requires_grad and id(t) not in self._weights for t in tensors),
+            reads_data=self._read_data(tensors),
         )
         _describe(record, outputs if isinstance(output, list) else outputs[:1], tensors, self._read)
         if node is not None:
@@ -239,6 +246,10 @@ class Recorder(_Mode):
             self._without_node[outputs[0]] = record
             if self._function is not None and self._function.segment is not None:
                 self._function.segment.records.append(record)
+
+    def _read_data(self, tensors: Iterable[Tensor]) -> bool:
+        """Whether one of these is neither a weight nor made from one by recorded ops."""
+        return any(not tensor.requires_grad and id(tensor) not in self._weights for tensor in tensors)
 
     def _node_of(self, func: Any, tensors: list[Tensor], grad_mode: bool, number: int) -> int | None:
         """Number of the node that autograd made for this op; None if it made none."""

@@ -57,7 +57,8 @@ def parameter_rows(
     for name, parameter in model.named_parameters():
         owner = name.rpartition(".")[0]
         readers: Sequence[OpRecord] = graph.readers.get(id(parameter), ())
-        readers = readers or [first_op[owner]] if owner in first_op or readers else []
+        if not readers and owner in first_op:
+            readers = [first_op[owner]]
         gradient = gradients[name]
         status = _status(parameter, gradient, used=id(parameter) in tape.used)
         for role, stats in (

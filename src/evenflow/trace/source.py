@@ -18,13 +18,8 @@ _PASSED_OVER = (str(Path(torch.__file__).parent), str(_HERE))
 _RUN_THE_USERS_CODE = (str(_HERE.with_name("measure")), str(_HERE.with_name("predict")))
 
 
-def current_line() -> str | None:
-    """Place of the innermost user frame as ``"path/file.py:12"``; None if there is none."""
-    return line_of(sys._getframe(1))
-
-
 def line_of(frame: FrameType | None) -> str | None:
-    """As :func:`current_line`, from ``frame`` outwards."""
+    """Place of the innermost user frame from ``frame`` outwards, as ``"path/file.py:12"``; None if none."""
     while frame is not None and not frame.f_code.co_filename.startswith(_RUN_THE_USERS_CODE):
         place = _user_file(frame.f_code.co_filename)
         if place is not None:
