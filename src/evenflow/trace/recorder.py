@@ -116,7 +116,7 @@ class Tape:
 
 @dataclass(slots=True)
 class _Function:
-    """A custom autograd Function whose inside runs: a part of the model, or one op and what it made so far."""
+    """A custom autograd Function that is running: a part of the model, or one op and what it has made."""
 
     segment: Segment | None = None
     record: OpRecord | None = None
