@@ -135,7 +135,7 @@ def grown(steps: int) -> int:
         gc.collect()
         left = tracemalloc.get_traced_memory()[0]
         tracemalloc.stop()
-        assert run._waiting == []
+        assert run._timeline.waiting == 0
         stored = sum(len(run._writer.storage.read(name)) for name in run._writer.storage.names())
     assert run.trouble is None
     return left - stored

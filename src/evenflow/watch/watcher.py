@@ -21,10 +21,8 @@ it: the first one takes everything off and becomes one warning.
 from __future__ import annotations
 
 import os
-import platform
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import wraps
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import perf_counter, thread_time
 from types import TracebackType
 from typing import Any, Self, final
@@ -33,21 +31,21 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from evenflow import __version__
 from evenflow.flow import Run
 from evenflow.store import RunWriter, open_run
 from evenflow.store.errors import tell
 from evenflow.store.reader import StoredTables
-from evenflow.watch.errors import WatchError, WatchWarning
+from evenflow.watch.arguments import Models, Optimizers, check, models_by_role, optimizers_by_name
+from evenflow.watch.errors import WatchWarning
+from evenflow.watch.facts import facts
 from evenflow.watch.governor import Cost, Governor
+from evenflow.watch.guard import Guard
 from evenflow.watch.moments import Moments
 from evenflow.watch.parameters import ParameterProbe
 from evenflow.watch.passes import PassProbe
-from evenflow.watch.record import MODEL_STRIDE, Recorder, Sample, Step, gradient_norm
+from evenflow.watch.record import MODEL_STRIDE, Recorder, Sample, gradient_norm
 from evenflow.watch.scaling import LossScale, found_overflow, remaining_scale
-
-Models = nn.Module | Mapping[str, nn.Module]
-Optimizers = torch.optim.Optimizer | Iterable[torch.optim.Optimizer] | Mapping[str, torch.optim.Optimizer]
+from evenflow.watch.timeline import Timeline
 
 _MOST_WAITING_STEPS = 4096
 """Steps that wait for the writing thread before it is hurried."""
@@ -87,15 +85,8 @@ def watch(
             in the optimizer, a budget is out of range, a pattern is invalid.
         StoreError: The run cannot be written to ``path``.
     """
-    models = dict(model) if isinstance(model, Mapping) else {"": model}
-    if isinstance(optimizer, torch.optim.Optimizer):
-        optimizers = {"": optimizer}
-    elif isinstance(optimizer, Mapping):
-        optimizers = dict(optimizer)
-    else:
-        given = list(optimizer)
-        optimizers = {"": given[0]} if len(given) == 1 else {str(i): one for i, one in enumerate(given)}
-    _check(models, optimizers, budget, modules)
+    models, optimizers = models_by_role(model), optimizers_by_name(optimizer)
+    check(models, optimizers, budget, modules)
     return Watch(
         models,
         optimizers,
@@ -124,42 +115,39 @@ class Watch:
         config: Mapping[str, Any],
         overwrite: bool,
     ) -> None:
-        self.trouble: str | None = None
-        """The failure that ended watching before its time; None if there was none."""
         self._path = path
         self._optimizers = dict(optimizers)
         self._governor = Governor(budget)
+        self._guard = Guard(self._governor, self._fail)
         self._recorder = Recorder()
-        self._waiting: list[Step] = []
-        self._step = Step(0)
-        self._last: Step | None = None
+        self._timeline = Timeline()
         self._stepped: set[str] = set()
         self._turn = 0
         self._step_began: float | None = None
-        self._log_after: dict[str, bool] = {}
         self._closed = False
+        self._in_closure = False
         self._sample: Sample | None = None
-        self._scale = LossScale(scaler, self._timed(self._skipped))
+        timed = self._guard.timed
+        self._scale = LossScale(scaler, timed(self._skipped))
         pattern = re.compile(modules) if modules is not None else None
 
         def wanted(name: str) -> bool:
             return pattern is None or pattern.fullmatch(name) is not None
 
-        self._passes = {prefix: PassProbe(model, wanted, self._timed) for prefix, model in models.items()}
+        self._passes = {prefix: PassProbe(model, wanted, timed) for prefix, model in models.items()}
         self._offsets = {prefix: MODEL_STRIDE * index for index, prefix in enumerate(models)}
         self._parameters = {
-            name: ParameterProbe(one, models, self._timed, self._all_moved, self._backward_ended)
+            name: ParameterProbe(one, models, timed, self._all_moved, self._backward_ended)
             for name, one in self._optimizers.items()
         }
-        self._in_closure = False
         self._writer = RunWriter(
-            path, _facts(models, optimizers, budget, config), overwrite=overwrite, gather=self._gather
+            path, facts(models, optimizers, budget, config), overwrite=overwrite, gather=self._gather
         )
         self._handles = []
         for name, one in self._optimizers.items():
             self._handles += [
-                one.register_step_pre_hook(self._timed(self._before(name))),
-                one.register_step_post_hook(self._timed(self._after(name))),
+                one.register_step_pre_hook(timed(self._before(name))),
+                one.register_step_post_hook(timed(self._after(name))),
             ]
         self._attach()
 
@@ -174,9 +162,14 @@ class Watch:
         self.close("finished" if error is None else "failed")
 
     @property
+    def trouble(self) -> str | None:
+        """The failure that ended watching before its time; None if there was none."""
+        return self._guard.trouble
+
+    @property
     def step(self) -> int:
         """Number of the step that runs, from 0."""
-        return self._step.number
+        return self._timeline.running.number
 
     @property
     def cost(self) -> Cost:
@@ -209,16 +202,12 @@ class Watch:
         if self._closed or self.trouble is not None:
             return
         began = perf_counter()
-        for name, value in figures.items():
-            figure = _number(name, value)
-            after = self._log_after.setdefault(name, self._last is not None and not self._stepped)
-            step = self._last if after and self._last is not None else self._step
-            step.figures.setdefault(name, []).append(figure)
+        self._timeline.log(figures, between_steps=not self._stepped)
         self._governor.spend(perf_counter() - began)
 
     def event(self, kind: str, text: str) -> None:
         """Write down that something happened in this step."""
-        self._step.events.append((kind, text))
+        self._timeline.event(kind, text)
 
     def close(self, state: str = "finished") -> None:
         """Stop watching: take every hook off and finish the run on disk."""
@@ -228,8 +217,7 @@ class Watch:
         self._remove_hooks()
         cost = self._governor.cost
         self.event("cost", str(cost))
-        self._waiting += [step for step in (self._last, self._step) if step is not None]
-        self._last = None
+        self._timeline.end()
         self._writer.close(state)
 
     # --- the steps ------------------------------------------------------------
@@ -268,9 +256,9 @@ class Watch:
         rates = [group["lr"] for group in groups if "lr" in group]
         for index, rate in enumerate(rates):
             if index == 0 or rate != rates[0]:
-                self._add(f"lr{suffix}" if index == 0 else f"lr{suffix}/{index}", float(rate))
+                self._timeline.add(f"lr{suffix}" if index == 0 else f"lr{suffix}/{index}", float(rate))
         if self._scale.active:
-            self._add("loss_scale", self._scale.value)
+            self._timeline.add("loss_scale", self._scale.value)
         if closure or not self._governor.figures:
             return {}
         norms: dict[int, Tensor] = {}
@@ -281,7 +269,9 @@ class Watch:
             joint = self._parameters[name].joint_norm()
         if joint is not None:
             left = remaining_scale(self._optimizers[name])
-            self._add(f"gradient_norm_after_clipping{suffix}", joint / left if left != 1.0 else joint)
+            self._timeline.add(
+                f"gradient_norm_after_clipping{suffix}", joint / left if left != 1.0 else joint
+            )
         return norms
 
     def _begin_sample(self, name: str, norms: Mapping[int, Tensor], *, closure: bool) -> None:
@@ -302,10 +292,10 @@ class Watch:
         for prefix, passes in self._passes.items():
             if passes.holds(moved):
                 sample.passes[prefix] = passes.collect(self._turn)
-        self._step.samples.append(sample)
+        self._timeline.running.samples.append(sample)
         norm = gradient_norm(sample) if _on_host(sample) else None
         if norm is not None:
-            self._add(
+            self._timeline.add(
                 f"gradient_norm_before_clipping/{name}" if name else "gradient_norm_before_clipping", norm
             )
 
@@ -324,11 +314,9 @@ class Watch:
         now = perf_counter()
         began, self._step_began = self._step_began, now
         self._governor.step(None if began is None else now - began)
-        if self._last is not None:
-            self._waiting.append(self._last)
-        self._last, self._step = self._step, Step(self._step.number + 1)
+        self._timeline.end_step()
         self._stepped.clear()
-        if len(self._waiting) >= _MOST_WAITING_STEPS:
+        if self._timeline.waiting >= _MOST_WAITING_STEPS:
             self._writer.hurry()
         attached = any(passes.attached for passes in self._passes.values())
         if self._governor.sampling and not attached:
@@ -354,7 +342,7 @@ class Watch:
         self._end_turn(name)
 
     def _note_skip(self) -> None:
-        self._add("skipped", 1.0)
+        self._timeline.add("skipped", 1.0)
         self.event(
             "skipped_step", "The scaler found gradients that are not finite, and the step was skipped."
         )
@@ -367,13 +355,10 @@ class Watch:
             for passes in self._passes.values():
                 passes.paused = True
 
-    def _add(self, name: str, value: float | Tensor) -> None:
-        self._step.figures.setdefault(name, []).append(value)
-
     def _all_moved(self) -> set[int]:
         return {id(tensor) for probe in self._parameters.values() for tensor in probe.tensors}
 
-    # --- hooks, time and failures ---------------------------------------------
+    # --- hooks and failures ---------------------------------------------------
 
     def _attach(self) -> None:
         for passes in self._passes.values():
@@ -397,28 +382,11 @@ class Watch:
         self._scale.remove()
         self._passes, self._parameters, self._optimizers = {}, {}, {}  # the watch may outlive the model
 
-    def _timed(self, hook: Callable[..., None]) -> Callable[..., None]:
-        """The hook with its time taken and its failures kept from training."""
-
-        @wraps(hook)
-        def timed(*args: Any) -> None:
-            began = perf_counter()
-            try:
-                hook(*args)
-            except Exception as error:
-                self._fail(error)
-            self._governor.spend(perf_counter() - began)
-
-        return timed
-
-    def _fail(self, error: Exception) -> None:
-        if self.trouble is not None:
-            return
-        self.trouble = f"{type(error).__name__}: {error}"
+    def _fail(self, trouble: str) -> None:
         self._remove_hooks()
-        self.event("trouble", self.trouble)
+        self.event("trouble", trouble)
         tell(
-            f"evenflow stopped watching at step {self.step}, because of an error of its own: {self.trouble}. "
+            f"evenflow stopped watching at step {self.step}, because of an error of its own: {trouble}. "
             "Training goes on as if it were not there; what was seen before is kept.",
             WatchWarning,
         )
@@ -426,100 +394,12 @@ class Watch:
     def _gather(self) -> Iterator[tuple[str, pa.Table]]:
         """Called in the writing thread: the tables of all steps that have ended."""
         began = thread_time()
-        steps, self._waiting = self._waiting, []
         try:
-            yield from self._recorder.tables(steps)
+            yield from self._recorder.tables(self._timeline.take())
         except Exception as error:
-            self._fail(error)
+            self._guard.fail(error)
         self._governor.spend_apart(thread_time() - began)
 
 
 def _on_host(sample: Sample) -> bool:
     return all(view.weight is None or isinstance(view.weight, Moments) for view in sample.parameters)
-
-
-def _number(name: str, value: float | Tensor) -> float | Tensor:
-    """A figure that the recorder can read later, of a value that may change until then."""
-    if isinstance(value, Tensor):
-        if value.numel() != 1:
-            raise WatchError(
-                f"log({name}=...) got a tensor of shape {list(value.shape)}; expected a single number. "
-                f"Log its mean, for instance: log({name}=value.mean())."
-            )
-        value = value.detach()
-        return float(value) if value.is_cpu else value.clone()
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise WatchError(
-            f"log({name}=...) got {value!r}; expected a number or a tensor of one entry."
-        ) from None
-
-
-def _check(
-    models: Mapping[str, Any], optimizers: Mapping[str, Any], budget: float | None, modules: str | None
-) -> None:
-    for name, model in models.items():
-        if not isinstance(model, nn.Module):
-            raise WatchError(
-                f"watch got a {type(model).__name__} for the model{f' {name!r}' if name else ''}; "
-                "expected an nn.Module, or a dict of them."
-            )
-    for name, one in optimizers.items():
-        if not isinstance(one, torch.optim.Optimizer):
-            raise WatchError(
-                f"watch got a {type(one).__name__} for the optimizer{f' {name!r}' if name else ''}; "
-                "expected a torch.optim.Optimizer, or several."
-            )
-    if not optimizers:
-        raise WatchError("watch got no optimizer; steps are found from it. Give at least one.")
-    if budget is not None and not 0.0 < budget < 1.0:
-        raise WatchError(
-            f"watch got budget={budget}; expected a share of the training time, such as 0.01 for 1 %, "
-            "or None for everything at every step."
-        )
-    if modules is not None:
-        try:
-            re.compile(modules)
-        except re.error as error:
-            raise WatchError(
-                f"watch got modules={modules!r}, which is no regular expression: {error}."
-            ) from error
-    held = {id(parameter) for model in models.values() for parameter in model.parameters()}
-    for name, one in optimizers.items():
-        if not any(id(parameter) in held for group in one.param_groups for parameter in group["params"]):
-            raise WatchError(
-                f"The optimizer{f' {name!r}' if name else ''} moves no parameter of the model. "
-                "Make it from model.parameters() after the model has got its final parameters."
-            )
-
-
-def _facts(
-    models: Mapping[str, nn.Module],
-    optimizers: Mapping[str, torch.optim.Optimizer],
-    budget: float | None,
-    config: Mapping[str, Any],
-) -> dict[str, Any]:
-    """What run.json says of a run."""
-    return {
-        "evenflow": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "model": {name: type(model).__name__ for name, model in models.items()}
-        if "" not in models
-        else type(models[""]).__name__,
-        "parameters": sum(p.numel() for model in models.values() for p in model.parameters()),
-        "optimizer": {name: _settings(one) for name, one in optimizers.items()},
-        "budget": budget,
-        "config": dict(config),
-    }
-
-
-def _settings(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Class and numbers of an optimizer."""
-    numbers = {
-        name: value
-        for name, value in optimizer.defaults.items()
-        if isinstance(value, (int, float, str, bool, tuple)) or value is None
-    }
-    return {"class": type(optimizer).__name__, **numbers}

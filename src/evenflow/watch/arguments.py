@@ -1,0 +1,71 @@
+"""What may be given to :func:`~evenflow.watch.watch`: models and optimizers by name, checked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+
+from evenflow.watch.errors import WatchError
+
+Models: TypeAlias = nn.Module | Mapping[str, nn.Module]
+Optimizers: TypeAlias = (
+    torch.optim.Optimizer | Iterable[torch.optim.Optimizer] | Mapping[str, torch.optim.Optimizer]
+)
+
+
+def models_by_role(model: Models) -> dict[str, nn.Module]:
+    """Role → model; a single model has the empty role."""
+    return dict(model) if isinstance(model, Mapping) else {"": model}
+
+
+def optimizers_by_name(optimizer: Optimizers) -> dict[str, torch.optim.Optimizer]:
+    """Name → optimizer: as given, else their numbers; a single one has the empty name."""
+    if isinstance(optimizer, torch.optim.Optimizer):
+        return {"": optimizer}
+    if isinstance(optimizer, Mapping):
+        return dict(optimizer)
+    given = list(optimizer)
+    return {"": given[0]} if len(given) == 1 else {str(i): one for i, one in enumerate(given)}
+
+
+def check(
+    models: Mapping[str, Any], optimizers: Mapping[str, Any], budget: float | None, modules: str | None
+) -> None:
+    """Raise WatchError if training cannot be watched with these."""
+    for name, model in models.items():
+        if not isinstance(model, nn.Module):
+            raise WatchError(
+                f"watch got a {type(model).__name__} for the model{f' {name!r}' if name else ''}; "
+                "expected an nn.Module, or a dict of them."
+            )
+    for name, one in optimizers.items():
+        if not isinstance(one, torch.optim.Optimizer):
+            raise WatchError(
+                f"watch got a {type(one).__name__} for the optimizer{f' {name!r}' if name else ''}; "
+                "expected a torch.optim.Optimizer, or several."
+            )
+    if not optimizers:
+        raise WatchError("watch got no optimizer; steps are found from it. Give at least one.")
+    if budget is not None and not 0.0 < budget < 1.0:
+        raise WatchError(
+            f"watch got budget={budget}; expected a share of the training time, such as 0.01 for 1 %, "
+            "or None for everything at every step."
+        )
+    if modules is not None:
+        try:
+            re.compile(modules)
+        except re.error as error:
+            raise WatchError(
+                f"watch got modules={modules!r}, which is no regular expression: {error}."
+            ) from error
+    held = {id(parameter) for model in models.values() for parameter in model.parameters()}
+    for name, one in optimizers.items():
+        if not any(id(parameter) in held for group in one.param_groups for parameter in group["params"]):
+            raise WatchError(
+                f"The optimizer{f' {name!r}' if name else ''} moves no parameter of the model. "
+                "Make it from model.parameters() after the model has got its final parameters."
+            )

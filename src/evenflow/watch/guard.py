@@ -1,0 +1,50 @@
+"""Around every hook: its time is taken, and no failure of it reaches training.
+
+The first failure takes everything off and becomes one warning; training goes on
+as if nothing had been there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from time import perf_counter
+from typing import Any, final
+
+from evenflow.watch.governor import Governor
+
+
+@final
+class Guard:
+    """Lets hooks run, at the governor's expense.
+
+    Args:
+        governor: Is told what hooks spend.
+        failed: Called with the first failure.
+    """
+
+    def __init__(self, governor: Governor, failed: Callable[[str], None]) -> None:
+        self._governor = governor
+        self._failed = failed
+        self.trouble: str | None = None
+        """The failure that ended watching before its time; None if there was none."""
+
+    def timed(self, hook: Callable[..., None]) -> Callable[..., None]:
+        """The hook with its time taken and its failures kept from training."""
+
+        @wraps(hook)
+        def timed(*args: Any) -> None:
+            began = perf_counter()
+            try:
+                hook(*args)
+            except Exception as error:
+                self.fail(error)
+            self._governor.spend(perf_counter() - began)
+
+        return timed
+
+    def fail(self, error: Exception) -> None:
+        """Something inside evenflow went wrong."""
+        if self.trouble is None:
+            self.trouble = f"{type(error).__name__}: {error}"
+            self._failed(self.trouble)
