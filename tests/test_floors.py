@@ -28,6 +28,7 @@ FLOORS = {
     "theory": 0,
     "store": 1,
     "trace": 1,
+    "program": 1,
     "predict": 2,
     "measure": 2,
     "watch": 2,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from evenflow.diagnose import diagnose, explain
     from evenflow.flow import Flow
     from evenflow.measure import measure
+    from evenflow.program import Program
     from evenflow.store import open_run
     from evenflow.watch import watch
 
@@ -27,6 +28,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Flow": "evenflow.flow",
+    "Program": "evenflow.program",
     "Report": "evenflow.check",
     "check": "evenflow.check",
     "diagnose": "evenflow.diagnose",
@@ -36,7 +38,18 @@ _HOME = {
     "watch": "evenflow.watch",
 }
 
-__all__ = ["Flow", "Report", "__version__", "check", "diagnose", "explain", "measure", "open_run", "watch"]
+__all__ = [
+    "Flow",
+    "Program",
+    "Report",
+    "__version__",
+    "check",
+    "diagnose",
+    "explain",
+    "measure",
+    "open_run",
+    "watch",
+]
 
 
 def __getattr__(name: str) -> Any:

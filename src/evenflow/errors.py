@@ -22,6 +22,10 @@ class LossError(EvenflowError):
     """The loss raised, is no scalar, or has no gradient."""
 
 
+class ProgramError(EvenflowError):
+    """The parts of a Program do not fit together, or one of them gives nothing."""
+
+
 class MissingPackageError(EvenflowError, ImportError):
     """An optional package is needed; the text holds the install command."""
 

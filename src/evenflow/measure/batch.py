@@ -60,7 +60,43 @@ def measure(
     """
     model = _unwrapped(model)
     args, kwargs = _arguments(inputs)
-    tensors = list(tensors_in(inputs))
+
+    def run() -> Objective:
+        try:
+            output = model(*args, **kwargs)
+        except Exception as error:
+            raise model_trouble(model, error, inputs) from error
+        return objective(output, loss, seed=seed)
+
+    return _measure(model, list(tensors_in(inputs)), run)
+
+
+def measure_loss(model: nn.Module, loss: Callable[[], Tensor], batch: Inputs = ()) -> Flow:
+    """Measure a loss that calls the model by itself, as training code does.
+
+    Args:
+        model: As for :func:`measure`, or an ``nn.ModuleDict`` of several, whose
+            keys become the first part of every path.
+        loss: Runs the model, however often, and returns the scalar.
+        batch: What it reads; its tensors are left as they were.
+
+    Raises:
+        ModelError: The loss, the model in it or the backward pass raised.
+        LossError: The loss is no scalar, or has no gradient.
+    """
+
+    def run() -> Objective:
+        try:
+            value = loss()
+        except Exception as error:
+            raise model_trouble(model, error, batch) from error
+        return objective(None, lambda _: value, seed=0)
+
+    return _measure(model, list(tensors_in(batch)), run)
+
+
+def _measure(model: nn.Module, tensors: list[Tensor], run: Callable[[], Objective]) -> Flow:
+    """What flowed while ``run`` ran the model, and back from what it returned."""
     parameters = dict(model.named_parameters())
     _refuse_lazy(parameters)
     with (
@@ -75,11 +111,7 @@ def measure(
         calls.attach(model, _Observers(recorder, watch, graph))
         try:
             with recorder:
-                try:
-                    output = model(*args, **kwargs)
-                except Exception as error:
-                    raise model_trouble(model, error, inputs) from error
-                goal = objective(output, loss, seed=seed)
+                goal = run()
             graph.build(goal.roots)
             leaves = [*graph.leaves.values(), *parameters.values()]
             with gradients_aside(leaves):

@@ -2,6 +2,7 @@
 
 from evenflow.watch.errors import WatchError, WatchWarning
 from evenflow.watch.governor import Cost
+from evenflow.watch.training import watch_training
 from evenflow.watch.watcher import Watch, watch
 
-__all__ = ["Cost", "Watch", "WatchError", "WatchWarning", "watch"]
+__all__ = ["Cost", "Watch", "WatchError", "WatchWarning", "watch", "watch_training"]
