@@ -26,6 +26,7 @@ FLOORS = {
     "errors": -1,  # everyone may raise
     "flow": 0,
     "theory": 0,
+    "parallel": 1,
     "store": 1,
     "trace": 1,
     "program": 1,

@@ -17,6 +17,7 @@ from evenflow.diagnose.finding import Diagnosis
 from evenflow.errors import MissingPackageError
 from evenflow.report import ReportContent, html, render_html
 from evenflow.report.gallery import pictures
+from evenflow.report.page import drawing_library
 from evenflow.report.pictures import theme_colours
 from evenflow.report.text import printable
 
@@ -198,15 +199,15 @@ def test_an_explanation_stands_once_for_each_code() -> None:
 
 def test_the_library_cannot_end_its_script() -> None:
     pytest.importorskip("vl_convert", reason="the package vl-convert-python is not installed")
-    assert not re.search(r"</script|<!--", html._vega(), re.IGNORECASE)
+    assert not re.search(r"</script|<!--", drawing_library(), re.IGNORECASE)
 
 
 def test_a_missing_package_is_named_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vl_convert", None)
-    html._vega.cache_clear()
+    drawing_library.cache_clear()
     with pytest.raises(MissingPackageError) as error:
         render_html(ReportContent(samples.mlp(2), Diagnosis()))
-    html._vega.cache_clear()
+    drawing_library.cache_clear()
     assert str(error.value) == (
         "The HTML report needs the package vl-convert-python, which is not installed. "
         "Install it with: pip install vl-convert-python   (or: pip install 'evenflow[html]')"

@@ -13,12 +13,8 @@ and images switched off.
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import re
 from collections.abc import Iterator
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -28,13 +24,10 @@ from markupsafe import Markup
 
 from evenflow import __version__
 from evenflow.diagnose.finding import Finding, Severity
-from evenflow.errors import MissingPackageError
 from evenflow.report.content import ReportContent, facts, gaps, headline, severity, subject, verdict_word
 from evenflow.report.gallery import pictures
+from evenflow.report.page import asset, drawing_library, script_sources
 from evenflow.report.text import percent, place_name, printable, words
-
-_GLOBALS = "window.vegaEmbed = vegaEmbed;"
-"""What the bundle offers to ``page.js``."""
 
 _BELOW_CARD = 3
 """Headings of an explanation stand below those of its finding (h3)."""
@@ -47,7 +40,7 @@ def render_html(content: ReportContent) -> str:
         MissingPackageError: The package vl-convert-python, which holds the
             drawing library, is not installed.
     """
-    library, page = _vega(), _asset("page.js")
+    library, page = drawing_library(), asset("page.js")
     shown = pictures(content)
     worst = severity(content.diagnosis)
     template = _environment().get_template("report.html.jinja")
@@ -62,10 +55,10 @@ def render_html(content: ReportContent) -> str:
         gaps=gaps(content),
         pictures=shown,
         specs=htmlsafe_json_dumps({picture.name: picture.spec for picture in shown}, allow_nan=False),
-        style=Markup(_asset("style.css")),
-        library=Markup(library),
-        script=Markup(page),
-        script_hashes=" ".join(f"'sha256-{_sha256(text)}'" for text in (library, page)),
+        style=asset("style.css"),
+        library=library,
+        script=page,
+        script_sources=script_sources(library, page),
     )
 
 
@@ -113,24 +106,3 @@ def _markdown(text: str) -> Markup:
 def printable_lines(text: str) -> str:
     """Make characters that act visible, but keep the line breaks that Markdown needs."""
     return "\n".join(printable(line) for line in text.splitlines())
-
-
-@cache
-def _vega() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script."""
-    try:
-        import vl_convert
-    except ImportError as error:
-        raise MissingPackageError("vl-convert-python", "The HTML report", "html") from error
-    bundle: str = vl_convert.javascript_bundle(snippet=_GLOBALS)
-    # Inside <script> only "</script" and "<!--" are read; in strings, the backslash changes nothing.
-    return re.sub(r"<(?=/script|!--)", r"\\x3c", bundle, flags=re.IGNORECASE)
-
-
-@cache
-def _asset(name: str) -> str:
-    return files("evenflow.report").joinpath("templates", name).read_text(encoding="utf-8")
-
-
-def _sha256(text: str) -> str:
-    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

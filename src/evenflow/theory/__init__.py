@@ -40,6 +40,7 @@ from evenflow.theory.inits import (
 from evenflow.theory.maps import c_map, chi, covariance_map, depth_scale, q_map, q_sensitivity
 from evenflow.theory.norms import linear_batch_norm_rate, norm_rate
 from evenflow.theory.recurrent import GatedRate, gru_rate, lstm_rate, lstm_spectral_radius, rnn_rate
+from evenflow.theory.residual import ResidualProfile, residual_profile
 
 __all__ = [
     "Activation",
@@ -50,6 +51,7 @@ __all__ = [
     "FixedPoint",
     "GatedRate",
     "Moments",
+    "ResidualProfile",
     "TheoryError",
     "WeightInit",
     "activation_names",
@@ -83,6 +85,7 @@ __all__ = [
     "q_map",
     "q_sensitivity",
     "q_star",
+    "residual_profile",
     "rnn_rate",
     "torch_default",
     "torch_default_bias_variance",

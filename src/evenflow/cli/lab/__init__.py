@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 from click.shell_completion import CompletionItem
 
-from evenflow.cli.errors import Failure, plain_errors
+from evenflow.cli.errors import plain_errors
 from evenflow.cli.help import TaughtCommand, TaughtGroup
+from evenflow.cli.lab.serve import serve
+from evenflow.cli.lab.sweep import sweep
+from evenflow.cli.output import progress, save
 from evenflow.errors import MissingPackageError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from evenflow.lab import Result
-    from evenflow.lab.experiment import Track
     from evenflow.lab.registry import Kind
 
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
             "evenflow lab run --all --quick --html lab.html",
             "All of them in minutes, with a page of pictures.",
         ),
+        ("evenflow lab serve", "A page with sliders; the gradient follows them."),
+        ("evenflow lab sweep --over depth=10,20,50 --over init=default,he", "A grid of nets."),
     ],
 )
 def command() -> None:
@@ -138,7 +141,7 @@ def _run(kinds: Sequence[Kind], *, quick: bool, console: Console) -> list[Result
     results = []
     for number, kind in enumerate(kinds, start=1):
         try:
-            with _progress(f"{number}/{len(kinds)} {kind.name()}") as track:
+            with progress(f"{number}/{len(kinds)} {kind.name()}") as track:
                 result = run(kind.of_size(quick=quick), track)
         except MissingPackageError as error:
             click.echo(f"{kind.name()} was not run. {error}", err=True)
@@ -148,23 +151,6 @@ def _run(kinds: Sequence[Kind], *, quick: bool, console: Console) -> list[Result
     return results
 
 
-@contextmanager
-def _progress(title: str) -> Iterator[Track]:
-    """A bar on standard error, where there is a terminal; it goes when the experiment is done."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        yield lambda items: progress.track(items, total=len(items), description=title)
-
-
 def _write(results: list[Result], html_path: str | None, json_path: str | None) -> None:
     import json
 
@@ -172,15 +158,10 @@ def _write(results: list[Result], html_path: str | None, json_path: str | None) 
     from evenflow.lab import document
 
     if html_path is not None:
-        _save(Path(html_path), render_page(results))
+        save(Path(html_path), render_page(results))
     if json_path is not None:
-        _save(Path(json_path), json.dumps(document(results), ensure_ascii=False, allow_nan=False, indent=1))
+        save(Path(json_path), json.dumps(document(results), ensure_ascii=False, allow_nan=False, indent=1))
 
 
-def _save(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise Failure(f"{path} cannot be written: {error.strerror}.") from error
-    click.echo(f"Wrote {path}", err=True)
+command.add_command(serve)
+command.add_command(sweep)

@@ -5,12 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from jinja2.utils import htmlsafe_json_dumps
-from markupsafe import Markup
 
 from evenflow import __version__
 from evenflow.cli.lab.charts import spec
@@ -18,7 +16,7 @@ from evenflow.cli.lab.terminal import SIGNS, tally
 from evenflow.lab import Result, Verdict
 from evenflow.lab.picture import HeatMap, Picture
 from evenflow.lab.verdict import number
-from evenflow.report.html import _asset, _sha256, _vega
+from evenflow.report.page import asset, drawing_library, script_sources
 
 _TONES = {Verdict.AGREES: "ok", Verdict.CANNOT_TELL: "note", Verdict.DISAGREES: "error"}
 
@@ -29,7 +27,7 @@ def require_library() -> None:
     Raises:
         MissingPackageError: As :func:`render_page`.
     """
-    _vega()
+    drawing_library()
 
 
 def render_page(results: Sequence[Result]) -> str:
@@ -39,25 +37,24 @@ def render_page(results: Sequence[Result]) -> str:
         MissingPackageError: The package vl-convert-python, which holds the
             drawing library, is not installed.
     """
-    library, script = _vega(), _asset("page.js")
+    library, script = drawing_library(), asset("page.js")
     experiments = [_experiment(result) for result in results]
     specs = {
         picture["id"]: picture["spec"] for experiment in experiments for picture in experiment["pictures"]
     }
     worst = Verdict.worst(result.outcome.verdict for result in results)
-    page: str = _template().render(
+    return _template().render(
         version=__version__,
         tally=tally(results),
         sign=SIGNS[worst],
         tone=_TONES[worst],
         experiments=experiments,
         specs=htmlsafe_json_dumps(specs, allow_nan=False),
-        style=Markup(_asset("style.css")),
-        library=Markup(library),
-        script=Markup(script),
-        script_hashes=" ".join(f"'sha256-{_sha256(text)}'" for text in (library, script)),
+        style=asset("style.css"),
+        library=library,
+        script=script,
+        script_sources=script_sources(library, script),
     )
-    return page
 
 
 def _experiment(result: Result) -> dict[str, Any]:
@@ -118,10 +115,8 @@ def _long(picture: Picture) -> bool:
 
 
 @cache
-def _template() -> Any:
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(
-        files("evenflow.cli.lab").joinpath("page.html.jinja").read_text(encoding="utf-8")
-    )
+def _template() -> Template:
+    loader = PackageLoader("evenflow.cli.lab")
+    return Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    ).get_template("page.html.jinja")

@@ -1,0 +1,43 @@
+"""What long commands show while they work, and how results become files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from evenflow.cli.errors import Failure
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Callable[[Sequence[Any]], Iterable[Any]]]:
+    """A bar on standard error, where there is a terminal; it goes when the work is done."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        yield lambda items: bar.track(items, total=len(items), description=title)
+
+
+def save(path: Path, text: str) -> None:
+    """Write a text, folders included, and say so.
+
+    Raises:
+        Failure: It cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise Failure(f"{path} cannot be written: {error.strerror}.") from error
+    click.echo(f"Wrote {path}", err=True)
