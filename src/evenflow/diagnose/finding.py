@@ -149,3 +149,22 @@ class Diagnosis:
     def alarms(self) -> tuple[Finding, ...]:
         """Findings of severity ``warning`` and above."""
         return tuple(finding for finding in self.findings if finding.severity.is_alarm)
+
+    @property
+    def causes(self) -> tuple[Cause, ...]:
+        """What the alarms name as their causes, each once, most credible first.
+
+        Confirmed comes before untested, untested before refuted; then the higher
+        confidence, then the worse and earlier finding. ``unknown`` is no cause.
+        """
+        best: dict[CauseName, Cause] = {}
+        for cause in (cause for finding in self.alarms for cause in finding.causes):
+            known = best.setdefault(cause.name, cause)
+            if _credit(cause) > _credit(known):
+                best[cause.name] = cause
+        named = [cause for cause in best.values() if cause.name is not CauseName.UNKNOWN]
+        return tuple(sorted(named, key=_credit, reverse=True))
+
+
+def _credit(cause: Cause) -> tuple[int, float]:
+    return {True: 1, None: 0, False: -1}[cause.confirmed], cause.confidence

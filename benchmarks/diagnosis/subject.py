@@ -1,0 +1,48 @@
+"""A subject of the benchmark: a program, what is wrong with it, and how it is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from evenflow import Program
+
+Origin = Literal["corpus", "control", "twin"]
+Split = Literal["open", "held out"]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A program with its known diagnosis.
+
+    Attributes:
+        name: Unique.
+        kind: The architecture.
+        origin: From the corpus, one of our healthy controls, or a control with one fault put in.
+        split: Whether rule authors may look at it.
+        program: Makes the program; it is built anew for every tool.
+        symptoms: What may rightly be reported.
+        confirmed: Which of these were seen without any tool; a tool that misses one has missed something.
+        causes: Any of these named first is right.
+        places: Module paths of which one must be named for the place to be right; empty if not known.
+        seeds: With which it is run.
+        threshold: The metric that a healthy program must reach.
+    """
+
+    name: str
+    kind: str
+    origin: Origin
+    split: Split
+    program: Callable[[], Program]
+    symptoms: tuple[str, ...] = ()
+    confirmed: tuple[str, ...] = ()
+    causes: tuple[str, ...] = ()
+    places: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (0,)
+    threshold: float | None = None
+
+    @property
+    def faulty(self) -> bool:
+        """Whether something is wrong with it."""
+        return bool(self.symptoms)
