@@ -1,13 +1,14 @@
-"""diagnose: apply the rules to a Flow and sort what they say."""
+"""diagnose: apply the rules to a Flow or to a run, and sort what they say."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from evenflow.diagnose.finding import Diagnosis, Finding, Severity, Skipped
 from evenflow.diagnose.registry import select_rules
-from evenflow.diagnose.rule import CannotJudgeError, Rule
+from evenflow.diagnose.rule import CannotJudgeError, Rule, RunRule
+from evenflow.flow import Run
 
 if TYPE_CHECKING:
     from evenflow.flow import Flow
@@ -15,11 +16,13 @@ if TYPE_CHECKING:
 _WORST_FIRST = (Severity.ERROR, Severity.WARNING, Severity.NOTE)
 
 
-def diagnose(flow: Flow, *, select: Iterable[str] = (), ignore: Iterable[str] = ()) -> Diagnosis:
-    """Say what is wrong with a step.
+def diagnose(flow: Flow | Run, *, select: Iterable[str] = (), ignore: Iterable[str] = ()) -> Diagnosis:
+    """Say what is wrong with a step, or with a whole training run.
 
     Args:
-        flow: Predicted or measured.
+        flow: A Flow, predicted or measured; or a run, as :func:`evenflow.watch`
+            records and :func:`evenflow.open_run` opens it. Of a run, rules for
+            single steps look at some of its steps, rules for runs at all of them.
         select: Rules to apply: codes (``EF101``), beginnings of codes (``EF1``)
             or names (``vanishing_gradient``); all by default.
         ignore: Rules to leave out, likewise.
@@ -32,7 +35,9 @@ def diagnose(flow: Flow, *, select: Iterable[str] = (), ignore: Iterable[str] = 
         EvenflowError: ``select`` or ``ignore`` names no rule.
     """
     chosen = select_rules(select, ignore)
-    return apply(chosen, flow)
+    if isinstance(flow, Run):
+        return apply_to_run(chosen, flow)
+    return apply((rule for rule in chosen if not isinstance(rule, RunRule)), flow)
 
 
 def apply(chosen: Iterable[Rule], flow: Flow) -> Diagnosis:
@@ -45,10 +50,34 @@ def apply(chosen: Iterable[Rule], flow: Flow) -> Diagnosis:
         except CannotJudgeError as reason:
             skipped.append(Skipped(rule.code, str(reason)))
         except Exception as error:  # one broken rule must not cost the others' findings
-            skipped.append(
-                Skipped(rule.code, f"the rule failed ({type(error).__name__}: {error}); please report it")
-            )
-    position = _positions(flow)
+            skipped.append(_failed(rule, error))
+    return _sorted(findings, skipped, flow)
+
+
+def apply_to_run(chosen: Sequence[Rule], run: Run) -> Diagnosis:
+    """What some rules say of a run; see :func:`diagnose`."""
+    from evenflow.diagnose.history import History
+    from evenflow.diagnose.over_steps import check_steps
+
+    history = History(run)
+    findings, skipped = check_steps([rule for rule in chosen if not isinstance(rule, RunRule)], history)
+    for rule in chosen:
+        if isinstance(rule, RunRule):
+            try:
+                findings.extend(rule.check_run(history))
+            except CannotJudgeError as reason:
+                skipped.append(Skipped(rule.code, str(reason)))
+            except Exception as error:  # as above
+                skipped.append(_failed(rule, error))
+    return _sorted(findings, skipped, history.first)
+
+
+def _failed(rule: Rule, error: Exception) -> Skipped:
+    return Skipped(rule.code, f"the rule failed ({type(error).__name__}: {error}); please report it")
+
+
+def _sorted(findings: list[Finding], skipped: list[Skipped], flow: Flow | None) -> Diagnosis:
+    position = {} if flow is None else _positions(flow)
     last = len(position)
     findings.sort(key=lambda f: (_WORST_FIRST.index(f.severity), position.get(f.site, last)))
     return Diagnosis(tuple(findings), tuple(skipped))

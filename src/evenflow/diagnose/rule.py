@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 from evenflow.diagnose.finding import CauseName, Finding, Symptom
 
 if TYPE_CHECKING:
+    from evenflow.diagnose.history import History
     from evenflow.flow import Flow
 
 
@@ -64,7 +65,7 @@ class Rule(ABC):
 
     Attributes:
         code: ``EF`` and three digits: 1xx gradients, 2xx activations, 5xx
-            wiring, 7xx numerics.
+            wiring, 6xx optimisation, 7xx numerics, 8xx adversarial training.
         name: What it finds, in the vocabulary of symptoms and causes.
         symptom: The symptom of its findings.
         summary: One line.
@@ -93,4 +94,30 @@ class Rule(ABC):
 
         Raises:
             CannotJudgeError: The Flow lacks the rows or columns that the rule reads.
+        """
+
+
+class RunRule(Rule):
+    """Looks for one thing in a whole run: in what changes, or fails to change, from step to step."""
+
+    def check(self, flow: Flow) -> Iterator[Finding]:
+        """A single step tells nothing of what happens over steps.
+
+        Raises:
+            CannotJudgeError: Always.
+        """
+        raise CannotJudgeError("it judges whole runs, not single steps")
+
+    @abstractmethod
+    def check_run(self, history: History) -> Iterator[Finding]:
+        """Judge a run.
+
+        Args:
+            history: The run, by columns.
+
+        Yields:
+            Findings, most important first.
+
+        Raises:
+            CannotJudgeError: The run lacks what the rule reads.
         """

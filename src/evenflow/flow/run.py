@@ -8,7 +8,7 @@ run of length one (:meth:`Run.of`), so what judges runs judges Flows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, final
@@ -169,9 +169,14 @@ class Run:
         records = self._tables.read("events").to_pylist()
         return tuple(Event(**record) for record in records)
 
-    def table(self, name: str) -> pa.Table:
-        """A whole table as Arrow: ``flow``, ``scalars``, ``parameters`` or ``events``."""
-        return self._tables.read(name)
+    def table(self, name: str, columns: Iterable[str] | None = None) -> pa.Table:
+        """A whole table as Arrow, or some of its columns.
+
+        Args:
+            name: ``flow``, ``scalars``, ``parameters`` or ``events``.
+            columns: Which columns to decode; all by default.
+        """
+        return self._tables.read(name, None if columns is None else list(columns))
 
 
 @final

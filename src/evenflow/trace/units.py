@@ -35,9 +35,15 @@ def dead_fraction(op: str, output: Tensor, *, channels_first: bool) -> float | N
 
 def saturated_fraction(op: str, output: Tensor) -> float | None:
     """Share of entries with nearly no derivative; None if ``op`` does not squash."""
-    if op not in _SQUASHING or output.numel() == 0:
+    count = saturated_count(op, output)
+    return None if count is None or not output.numel() else float(count) / output.numel()
+
+
+def saturated_count(op: str, output: Tensor) -> Tensor | None:
+    """Number of entries with nearly no derivative, on the output's device; None if ``op`` does not squash."""
+    if op not in _SQUASHING:
         return None
     low, high = _SQUASHING[op]
     centre = (low + high) / 2
     centred = output.sub(centre).abs_() if centre else output.abs()
-    return float(torch.count_nonzero(centred > _SATURATED_ABOVE * (high - low) / 2)) / output.numel()
+    return torch.count_nonzero(centred > _SATURATED_ABOVE * (high - low) / 2)

@@ -31,6 +31,8 @@ SECOND_MOMENTS = ("exp_avg_sq", "square_avg", "sum")
 """Under which names optimizers keep a running mean (Adagrad: sum) of squared gradients: Adam and its
 relatives; RMSprop and Adadelta; Adagrad."""
 
+_SHORT = (torch.float16, torch.bfloat16)
+
 
 @dataclass(slots=True)
 class ParameterView:
@@ -48,6 +50,8 @@ class ParameterView:
         change: Moments of the old weight minus the new one.
         clipped_norm: Norm of the gradient as the optimizer got it.
         second_moment: Sum over what the optimizer keeps of squared gradients.
+        lost: Share of entries with a gradient that the step left as they were; of
+            short formats only, in which updates are lost to rounding.
     """
 
     name: str
@@ -61,6 +65,7 @@ class ParameterView:
     change: Taken | None = None
     clipped_norm: Tensor | None = None
     second_moment: Tensor | None = None
+    lost: Tensor | None = None
 
 
 @final
@@ -176,6 +181,8 @@ class ParameterProbe:
             old = self._weights.get(id(parameter))
             if old is not None and view.has_gradient and not skipped:
                 view.change = take(old.sub_(parameter.detach()))
+                if parameter.dtype in _SHORT and parameter.grad is not None:
+                    view.lost = ((old == 0) & (parameter.grad != 0)).float().mean()
             state = self.optimizer.state.get(parameter, {})
             kept = next((state[name] for name in SECOND_MOMENTS if name in state), None)
             if isinstance(kept, Tensor) and kept.shape == parameter.shape:

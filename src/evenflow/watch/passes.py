@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from evenflow.watch.moments import Taken, take
+from evenflow.watch.units import Share, dead_share, saturated_share
 
 _WAITING_PASSES = 64
 """Passes that wait for a gradient at most; an evaluation with gradients on would pile up without end."""
@@ -59,6 +60,8 @@ class Output:
         output_of: All calls that returned this tensor, innermost first.
         activation: Moments of its entries.
         gradient: Moments of the gradient that came to it; None as long as none came.
+        dead: Share of dead units; None for all but rectifiers.
+        saturated: Share of saturated entries; None for all but sigmoids and their kin.
     """
 
     module: Call
@@ -70,6 +73,8 @@ class Output:
     output_of: tuple[Call, ...]
     activation: Taken
     gradient: Taken | None = None
+    dead: Share | None = None
+    saturated: Share | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -198,15 +203,18 @@ class PassProbe:
             one.outputs[-1].output_of += (call,)
             return
         one.last = (id(tensor), number)
+        inputs = _made_from(node, one.nodes)
         output = Output(
             module=call,
             module_type=type(module).__name__,
             order=len(one.outputs),
             shape=tuple(tensor.shape),
             dtype=str(tensor.dtype).removeprefix("torch."),
-            inputs=_made_from(node, one.nodes),
+            inputs=inputs,
             output_of=(call,),
             activation=take(tensor),
+            dead=dead_share(module, tensor, channels_first=_channels_first(one, inputs, tensor)),
+            saturated=saturated_share(module, tensor),
         )
         one.outputs.append(output)
         if tensor.requires_grad:
@@ -241,6 +249,12 @@ class PassProbe:
             oldest = next((one for one in self._passes[:-1] if one.reached is None), None)
             if oldest is not None:
                 self._passes.remove(oldest)
+
+
+def _channels_first(one: Pass, inputs: tuple[int, ...], tensor: Tensor) -> bool:
+    """Whether units lie along axis 1: images do, and what a convolution or an image norm has made."""
+    before = [one.outputs[order].module_type for order in inputs]
+    return tensor.ndim > 3 or any(name.startswith(("Conv", "BatchNorm")) for name in before)
 
 
 def main_tensor(value: Any) -> Tensor | None:

@@ -26,6 +26,7 @@ from evenflow.store.schema import TABLES
 from evenflow.watch.moments import Taken, fetch, merge
 from evenflow.watch.parameters import ParameterView
 from evenflow.watch.passes import Call, Output, Pass
+from evenflow.watch.units import Share
 
 OP = "output"
 """Op name of rows that stand for what a module returned, whatever op made it."""
@@ -100,6 +101,8 @@ class _Numbers(NamedTuple):
     parts: Sequence[Taken]
     scale: float = 1.0
     sign: float = 1.0
+    dead: float | None = None
+    saturated: float | None = None
 
 
 _NOTHING = _Numbers(())
@@ -162,7 +165,11 @@ def _columns(numbers: Sequence[_Numbers]) -> dict[str, pa.Array]:
         "abs_max": largest / scale,
         "nonfinite_count": nonfinite.astype(np.int64),
     }
-    return {name: pa.array(values, mask=empty) for name, values in columns.items()}
+    return {
+        **{name: pa.array(values, mask=empty) for name, values in columns.items()},
+        "dead_fraction": pa.array([one.dead for one in numbers], pa.float64()),
+        "saturated_fraction": pa.array([one.saturated for one in numbers], pa.float64()),
+    }
 
 
 @dataclass(slots=True)
@@ -174,6 +181,8 @@ class _Seen:
     output: Output
     activations: list[Taken] = field(default_factory=list)
     gradients: list[Taken] = field(default_factory=list)
+    dead: list[Share] = field(default_factory=list)
+    saturated: list[Share] = field(default_factory=list)
 
 
 def _rows(step: Step) -> Iterator[tuple[_Place, _Numbers]]:
@@ -203,6 +212,10 @@ def _merged(passes: Sequence[Pass], offset: int) -> dict[Call, _Seen]:
             seen[output.module].activations.append(output.activation)
             if output.gradient is not None:
                 seen[output.module].gradients.append(output.gradient)
+            if output.dead is not None:
+                seen[output.module].dead.append(output.dead)
+            if output.saturated is not None:
+                seen[output.module].saturated.append(output.saturated)
     return seen
 
 
@@ -215,7 +228,7 @@ def _output_rows(
             of = tuple((join(prefix, name), number) for name, number in output.output_of)
             name = join(prefix, path)
             for role, status, numbers in (
-                (_ACTIVATION, _OK, _Numbers(one.activations)),
+                (_ACTIVATION, _OK, _activation(one)),
                 (
                     _GRADIENT,
                     _OK if one.gradients else _DETACHED,
@@ -227,6 +240,15 @@ def _output_rows(
                     one.inputs, of,
                 )  # fmt: skip
                 yield place, numbers
+
+
+def _activation(one: _Seen) -> _Numbers:
+    """An output's numbers. What is dead in all micro-batches is dead in each: the least share bounds it."""
+    return _Numbers(
+        one.activations,
+        dead=min(map(float, one.dead), default=None),
+        saturated=_mean(one.saturated) if one.saturated else None,
+    )
 
 
 def _weight_rows(
@@ -272,6 +294,8 @@ def _parameter_rows(step: Step, sample: Sample) -> Iterator[tuple[int, str, str,
                 "second_moment_mean",
                 float(view.second_moment) / math.prod(view.shape),
             )
+        if view.lost is not None:
+            yield step.number, view.name, "lost_update_fraction", float(view.lost)
 
 
 def gradient_norm(sample: Sample) -> float | None:
@@ -289,7 +313,7 @@ def join(prefix: str, path: str) -> str:
     return f"{prefix}.{path}" if prefix and path else prefix or path
 
 
-def _mean(values: Sequence[float | Tensor]) -> float:
+def _mean(values: Sequence[Share]) -> float:
     return sum(float(value) for value in values) / len(values)
 
 

@@ -1,0 +1,218 @@
+"""History: a run, asked for what rules over many steps want to know.
+
+Everything is read once, when first asked for. A *role* is a part with an
+optimizer of its own, such as a generator; a run with one optimizer has the one
+role ``""``. Names follow the watcher: ``loss/generator``, ``lr/generator``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, final
+
+import numpy as np
+
+from evenflow.diagnose.history.grid import COLUMNS, Floats, Grid, Integers, grids
+from evenflow.diagnose.history.loss import LossCurve
+from evenflow.diagnose.rule import CannotJudgeError
+from evenflow.flow import Flow, Role, Run, Series
+
+ENOUGH = 20
+"""Losses below which a curve is not judged: a tenth of them is then two values (a judgement)."""
+
+_LOSS_NAMES = ("loss", "train_loss", "train/loss", "loss/train", "training_loss")
+
+
+@final
+class History:
+    """What happened in a run, by columns.
+
+    Args:
+        run: The run.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    @cached_property
+    def grids(self) -> Mapping[Role, Grid]:
+        """The statistics of each role of tensor over the sampled steps; roles without rows are left out."""
+        return grids(self.run.table("flow", COLUMNS))
+
+    @cached_property
+    def flows(self) -> dict[int, Flow]:
+        """Flows of single steps that were asked for, by step."""
+        return {}
+
+    def flow(self, step: int) -> Flow:
+        """The Flow of one sampled step."""
+        if step not in self.flows:
+            self.flows[step] = self.run.flow(step)
+        return self.flows[step]
+
+    @cached_property
+    def first(self) -> Flow | None:
+        """The Flow of the first sampled step; None if no step was sampled."""
+        return self.flow(self.run.steps[0]) if self.run.steps else None
+
+    # --- roles and their optimizers --------------------------------------------
+
+    @cached_property
+    def optimizers(self) -> Mapping[str, Mapping[str, Any]]:
+        """Role → class and settings of its optimizer, as run.json has them; one role ``""`` if unknown."""
+        known = self.run.metadata.get("optimizer")
+        if not isinstance(known, Mapping) or not known:
+            return {"": {}}
+        return {str(role): one if isinstance(one, Mapping) else {} for role, one in known.items()}
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles."""
+        return tuple(self.optimizers)
+
+    def setting(self, role: str, name: str) -> float | None:
+        """A number among an optimizer's settings."""
+        value = self.optimizers[role].get(name)
+        return float(value) if isinstance(value, (int, float)) else None
+
+    def is_sgd(self, role: str) -> bool:
+        """Whether the optimizer steps along the gradient itself (momentum included)."""
+        return self.optimizers[role].get("class") == "SGD"
+
+    def has_second_moments(self, role: str) -> bool:
+        """Whether it divides by running root mean squares, as Adam does."""
+        return bool(self.setting(role, "eps")) and not self.is_sgd(role)
+
+    def owns(self, role: str, label: str) -> bool:
+        """Whether a parameter or module belongs to a role."""
+        models = self.run.metadata.get("model")
+        if not isinstance(models, Mapping) or role not in models:
+            return True  # several optimizers of one model: which moves what is not known
+        return not role or label == role or label.startswith(f"{role}.")
+
+    # --- figures ----------------------------------------------------------------
+
+    def scalar(self, name: str, role: str = "") -> Series | None:
+        """A figure of the watcher, by role; None if it was not taken."""
+        return self.run.scalars.get(f"{name}/{role}" if role else name)
+
+    def loss(self, role: str = "") -> LossCurve:
+        """The loss of a role.
+
+        Raises:
+            CannotJudgeError: It was not logged, or for too few steps.
+        """
+        name = self._loss_name(role) or (None if self.is_adversarial else self._loss_name(""))
+        if name is None:
+            of = f" of the {role}" if role else ""
+            raise CannotJudgeError(f"the run has no loss{of}: log it with run.log(loss=...)")
+        series = self.run.scalars[name]
+        if len(series) < ENOUGH:
+            raise CannotJudgeError(f"{len(series)} losses are too few to judge a curve; {ENOUGH} are needed")
+        curve = LossCurve(name, series.steps, series.values)
+        if curve.finite.size < 3:
+            raise CannotJudgeError("the loss was never a number (see EF702)")
+        return curve
+
+    def _loss_name(self, role: str) -> str | None:
+        return next((name for name in _loss_names(role) if name in self.run.scalars), None)
+
+    @cached_property
+    def is_adversarial(self) -> bool:
+        """Whether several roles have losses of their own: one may win by another's losing."""
+        return len(self.roles) > 1 and all(self._loss_name(role) for role in self.roles)
+
+    @cached_property
+    def learners(self) -> tuple[str, ...]:
+        """The roles whose loss ought to fall; empty where roles play against each other."""
+        return () if self.is_adversarial else self.roles
+
+    # --- parameters ---------------------------------------------------------------
+
+    @cached_property
+    def matrices(self) -> tuple[str, ...]:
+        """Parameters of two axes or more: weights, as opposed to biases and gains."""
+        if self.first is None:
+            return ()
+        steps = {self.run.steps[0], self.run.steps[-1]}
+        rows = [row for step in steps for row in self.flow(step).select(Role.PARAMETER)]
+        return tuple(dict.fromkeys(row.site.path for row in rows if len(row.shape) >= 2))
+
+    def parameters(self, role: str = "", *, matrices: bool = False) -> list[str]:
+        """Names of a role's parameters, in forward order."""
+        grid = self.grids.get(Role.PARAMETER)
+        if grid is None:
+            raise CannotJudgeError("no step of the run was sampled, so nothing is known of its parameters")
+        wanted = set(self.matrices) if matrices else None
+        return [
+            label for label in grid.labels if self.owns(role, label) and (wanted is None or label in wanted)
+        ]
+
+    def of(self, role: Role, labels: list[str], column: str = "rms") -> Floats:
+        """A column of some sites [steps, labels]; NaN where there is no such row."""
+        grid = self.grids.get(role)
+        if grid is None:
+            return np.full((self.steps.size, len(labels)), np.nan)
+        values: Floats = getattr(grid, column)
+        places = [grid.column_of(label) for label in labels]
+        empty = np.full((self.steps.size, 1), np.nan)
+        return np.hstack([values, empty])[:, [-1 if place is None else place for place in places]]
+
+    def update_ratios(self, role: str = "", *, matrices: bool = True) -> tuple[list[str], Floats]:
+        """RMS of each update over RMS of the weight before it [steps, parameters]; NaN where unknown."""
+        labels = self.parameters(role, matrices=matrices)
+        weights = self.of(Role.PARAMETER, labels)
+        updates = self.of(Role.UPDATE, labels)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return labels, np.where(weights > 0.0, updates / weights, np.nan)
+
+    def largest_update_ratio(self, before: int) -> float | None:
+        """Largest update of any weight over its size, up to a step; None if none is known."""
+        found = [
+            ratios[self.steps <= before] for role in self.roles for ratios in (self.update_ratios(role)[1],)
+        ]
+        known = np.concatenate([ratio[np.isfinite(ratio)] for ratio in found])
+        return float(known.max()) if known.size else None
+
+    @cached_property
+    def first_broken(self) -> int | None:
+        """The first sampled step of which some row holds NaN or infinity; None if there is none."""
+        bad = np.zeros(self.steps.size, bool)
+        for grid in self.grids.values():
+            bad |= np.nansum(grid.nonfinite_count, axis=1) > 0
+        return int(self.steps[bad.argmax()]) if bad.any() else None
+
+    @property
+    def steps(self) -> Integers:
+        """The sampled steps, ascending."""
+        grid = next(iter(self.grids.values()), None)
+        return np.empty(0, np.int64) if grid is None else grid.steps
+
+    # --- the level of guessing -----------------------------------------------------
+
+    @cached_property
+    def guess(self) -> float | None:
+        """Cross-entropy of guessing among as many classes as the model has outputs; None if it has none.
+
+        ln C for C outputs; ln 2 for a single one, which is then a probability or its logit.
+        """
+        if self.first is None:
+            return None
+        outputs = [row for row in self.first.select(Role.ACTIVATION) if row.shape]
+        if not outputs:
+            return None
+        last = max(outputs, key=lambda row: row.order)
+        axis = 1 if len(last.shape) > 3 else -1
+        return math.log(max(last.shape[axis], 2))
+
+
+def _loss_names(role: str) -> list[str]:
+    if not role:
+        return list(_LOSS_NAMES)
+    short = role[0]
+    return [
+        f"loss/{role}", f"{role}/loss", f"{role}_loss", f"loss_{role}",
+        f"{short}_loss", f"loss_{short}", f"loss_{short.upper()}", f"err{short.upper()}",
+    ]  # fmt: skip
