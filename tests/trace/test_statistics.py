@@ -11,7 +11,6 @@ from torch import Tensor
 
 from evenflow.flow import Stats
 from evenflow.trace import statistics
-from evenflow.trace.compiled import compiled_reader
 from evenflow.trace.statistics import _CHUNK, tensor_stats
 from tests.oracles.autograd_double import exponent_counts
 
@@ -20,9 +19,9 @@ from tests.oracles.autograd_double import exponent_counts
 def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test runs on the compiled reader and on the one that is its reference."""
     if request.param == "torch":
-        monkeypatch.setattr(statistics, "compiled_reader", lambda: None)
+        monkeypatch.setattr(statistics, "_compiled", lambda: None)
     else:
-        assert compiled_reader() is not None, "the development environment has numba"
+        assert statistics._compiled() is not None, "the development environment has numba"
 
 
 FORMATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]

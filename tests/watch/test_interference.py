@@ -68,14 +68,15 @@ def test_the_comparison_can_fail() -> None:
 
 
 PARTS = [
-    "evenflow.watch.passes:take",
+    "evenflow.watch.moments:Page.put",
+    "evenflow.watch.moments:Page.put_all",
+    "evenflow.watch.moments:Page.put_copying",
     "evenflow.watch.passes:_made_from",
-    "evenflow.watch.parameters:take",
     "evenflow.watch.parameters:norms",
-    "evenflow.watch.parameters:_named",
+    "evenflow.watch.inventory:_contents",
     "evenflow.watch.watcher:Watch._figures",
     "evenflow.watch.watcher:Watch._end_step",
-    "evenflow.watch.record:_rows",
+    "evenflow.watch.layout:Layout.rows",
 ]
 
 

@@ -9,35 +9,46 @@ import torch
 from torch import Tensor
 
 from evenflow.trace.statistics import tensor_stats
-from evenflow.watch.moments import (
-    DeviceMoments,
-    Moments,
-    device_moments,
-    fetch,
-    joint_norm,
-    merge,
-    norms,
-    take,
-)
+from evenflow.watch import moments
+from evenflow.watch.moments import Moments, Page, device_moments, flat, merge, reference
+from evenflow.watch.norms import joint_norm, norms, sums
 
 
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
+@pytest.fixture(params=["compiled", "torch"], autouse=True)
+def streams(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test runs on compiled code and on PyTorch, which is its reference."""
+    if request.param == "torch":
+        monkeypatch.setattr(moments, "streams", lambda: None)
+    else:
+        assert moments.streams() is not None, "the development environment has numba"
+
+
+def read(tensor: Tensor) -> Moments:
+    """What a page says of one tensor."""
+    page = Page(1)
+    page.put(0, tensor)
+    return Moments(*page.read(1)[0].tolist())
+
+
 def close(tensor: Tensor, relative: float = 4e-6) -> None:
-    """Both ways of taking moments agree with the exact kernel, to the stated error of float32 sums."""
+    """All ways of taking moments agree with the exact kernel, to the stated error of float32 sums."""
     exact = tensor_stats(tensor)
-    on_device = DeviceMoments(
-        tensor.numel() * (2 if tensor.is_complex() else 1), device_moments(_real(tensor))
-    )
-    for moments in fetch([take(tensor), on_device]):
-        found = moments.stats()
-        assert found.count == exact.count
-        assert found.nonfinite_count == exact.nonfinite_count
-        assert found.abs_max == exact.abs_max
-        assert found.mean_square == pytest.approx(exact.mean_square, rel=relative, abs=0.0)
-        assert found.mean == pytest.approx(exact.mean, abs=relative * math.sqrt(exact.mean_square))
+    on_device = Moments(*device_moments(_real(tensor)).tolist())
+    for found in (read(tensor), on_device, reference(flat(tensor))):
+        finite = found.size - found.nonfinite
+        assert found.size == exact.count
+        assert found.nonfinite == exact.nonfinite_count
+        assert found.largest == exact.abs_max
+        if finite:
+            assert found.square / finite == pytest.approx(exact.mean_square, rel=relative, abs=0.0)
+            error = relative * math.sqrt(exact.mean_square)
+            assert found.total / finite == pytest.approx(exact.mean, abs=error)
+        else:
+            assert (found.total, found.square) == (0.0, 0.0)
 
 
 def _real(tensor: Tensor) -> Tensor:
@@ -53,8 +64,7 @@ def test_any_size_and_scale(size: int, scale: float) -> None:
 def test_a_plain_float32_norm_would_lose_a_vanished_gradient() -> None:
     gradient = torch.full((100,), 1e-25)
     assert torch.linalg.vector_norm(gradient) == 0.0
-    (moments,) = fetch([take(gradient)])
-    assert moments.stats().rms == pytest.approx(1e-25, rel=1e-6)
+    assert math.sqrt(read(gradient).square / 100) == pytest.approx(1e-25, rel=1e-6)
     assert norms([gradient, torch.ones(4)]).tolist() == pytest.approx([1e-24, 2.0], rel=1e-6)
 
 
@@ -79,8 +89,7 @@ def test_entries_that_are_not_finite_are_counted_and_left_out(value: float) -> N
     x = torch.randn(1000, generator=generator())
     x[[3, 500]] = value
     close(x)
-    (moments,) = fetch([take(x)])
-    assert moments.nonfinite == 2
+    assert read(x).nonfinite == 2
     close(torch.full((3,), value))
 
 
@@ -99,28 +108,72 @@ def test_a_sparse_gradient() -> None:
     table = torch.nn.Embedding(5, 2, sparse=True)
     table(torch.tensor([2, 2, 4])).sum().backward()
     assert table.weight.grad is not None
-    (moments,) = fetch([take(table.weight.grad)])
-    assert moments == Moments(10, 6.0, 10.0, 2.0), "row 2 is used twice: its gradients add up to 2"
+    assert read(table.weight.grad) == Moments(10, 6.0, 10.0, 2.0), (
+        "row 2 is used twice: its gradients add up to 2"
+    )
     assert norms([table.weight.grad]).item() == pytest.approx(10**0.5)
 
 
 def test_nothing_is_written() -> None:
     x = torch.randn(100, generator=generator())
     before, version = x.clone(), x._version
-    take(x)
+    read(x)
     device_moments(x)
     norms([x])
     assert torch.equal(x, before)
     assert x._version == version
 
 
+def some() -> list[Tensor]:
+    """Tensors of several sizes, formats and layouts."""
+    sizes = (70_000, 3, 4096, 0, 1, 5000)
+    found = [torch.randn(size, generator=generator()) for size in sizes]
+    return [*found, torch.randn(6, 8, generator=generator()).t(), torch.ones(5, dtype=torch.float64)]
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_many_at_once_are_as_one_by_one(plain: bool) -> None:
+    tensors = [t for t in some() if not plain or moments.is_plain(t)]
+    copies = [torch.full_like(tensor, 7.0) for tensor in tensors]
+    page, copying = Page(len(tensors) + 2), Page(len(tensors))
+    page.put_all(2, tensors)
+    copying.put_copying(0, tensors, copies)
+    assert page.read(len(tensors) + 2)[2:].tolist() == copying.read(len(tensors)).tolist()
+    assert page.read(2).tolist() == [[0.0] * 5] * 2, "rows in front are untouched"
+    assert [Moments(*row) for row in copying.read(len(tensors)).tolist()] == [read(t) for t in tensors]
+    assert all(torch.equal(a, b) for a, b in zip(tensors, copies, strict=True))
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_changes(plain: bool) -> None:
+    new = [t for t in some() if not plain or moments.is_plain(t)]
+    old = [tensor + 1e-3 * torch.randn(tensor.shape, generator=generator()) for tensor in new]
+    expected = [read(a - b) for a, b in zip(old, new, strict=True)]
+    page = Page(len(new))
+    page.put_changes(0, [tensor.clone() for tensor in old], new)
+    assert [Moments(*row) for row in page.read(len(new)).tolist()] == expected
+
+
+def test_a_page_grows_and_what_stands_on_it_stays() -> None:
+    page = Page(2)
+    tensors = [torch.full((2,), float(value)) for value in range(20)]
+    for row, tensor in enumerate(tensors):
+        page.put(row, tensor)
+    assert page.read(20)[:, 1].tolist() == [2.0 * value for value in range(20)]
+    assert page.read(3).shape == (3, 5)
+
+
 def test_merging_is_that_of_the_union() -> None:
-    a, b = torch.randn(10, generator=generator()), torch.full((3,), 7.0)
-    (both,) = fetch([take(torch.cat([a, b]))])
-    merged = merge(fetch([take(a), take(b)]))
-    assert merged[:1] + merged[3:] == both[:1] + both[3:]
-    assert merged.square == pytest.approx(both.square)
-    assert Moments(2, 1.0, 4.0, 2.0).stats(scale=2.0, sign=-1.0).mean == -0.25
+    a, b, c = torch.randn(10, generator=generator()), torch.full((3,), 7.0), torch.tensor([math.nan, -9.0])
+    page = Page(3)
+    page.put_all(0, [a, b, c])
+    both, alone = merge(page.read(3), torch.tensor([0, 2]).numpy())
+    assert both.tolist() == pytest.approx(list(read(torch.cat([a, b]))))
+    assert alone.tolist() == [2, -9.0, 81.0, 9.0, 1]
+
+
+def test_sums() -> None:
+    assert sums([torch.ones(3), torch.full((2, 2), 0.5)]).tolist() == [3.0, 2.0]
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e25])

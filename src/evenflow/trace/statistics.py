@@ -21,7 +21,8 @@ import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from functools import cache
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +30,9 @@ import torch
 from torch import Tensor
 
 from evenflow.flow import Exponents, Stats
-from evenflow.trace.compiled import Reading, compiled_reader
+
+if TYPE_CHECKING:
+    from evenflow.trace.compiled import Reading
 
 _CHUNK = 1 << 17
 """Entries per piece: 1 MiB of float64, the second-level cache of current server cores."""
@@ -142,12 +145,22 @@ def _dense_stats(flat: Tensor, repeats: int) -> Stats:
 
 def _read(piece: Tensor, layout: _Format) -> Reading:
     """Read ``piece`` [n] by compiled code if there is some, else by PyTorch."""
-    compiled = compiled_reader()
+    compiled = _compiled()
     if compiled is None or layout is _FLOAT64 or piece.device.type != "cpu":
         return _read_by_torch(piece, layout)
     if piece.dtype is not torch.float32:
         piece = _BUFFERS.get("wide", piece, torch.float32).copy_(piece)
     return compiled(piece)
+
+
+@cache
+def _compiled() -> Callable[[Tensor], Reading] | None:
+    """What reads a float32 tensor [n] in main memory; None without numba, which takes a while to load."""
+    try:
+        from evenflow.trace.compiled import read
+    except ImportError:
+        return None
+    return read
 
 
 def _read_by_torch(piece: Tensor, layout: _Format) -> Reading:

@@ -1,16 +1,24 @@
 """The hot path: few reductions over a tensor, as fast as the processor reads it.
 
-Of the entries ``x_1 … x_n``: Σx, Σx², max|x|, and how many are not finite. On the
-CPU these are one ``dot``, one ``sum`` and one ``aminmax``, taken at once, while
-the tensor is still in the cache. On other devices nothing may wait for the
-result, so the four numbers stay there as one small tensor until somebody asks.
+Of the entries ``x_1 … x_n`` of a tensor a row is written
 
-A dot product in float32 loses what its products cannot hold. A product below the
-smallest normal number 2⁻¹²⁶ may be flushed to zero, an error of at most n·2⁻¹²⁶,
-which is below 2⁻²⁰ of the sum whenever the mean square is above 2⁻¹⁰⁶. Gradients
-that vanish are smaller than that, so below it, and where the sum overflowed or
-is NaN, the tensor is read again in float64. Half-precision formats are widened
-first.
+    n, Σx, Σx², max|x|, number of entries that are not finite
+
+where sums and maximum are over the finite ones. Rows stand in a :class:`Page` that is
+made beforehand, and nothing is made of them before somebody reads the page.
+
+* In main memory a row is written at once, while the tensor is still in the cache:
+  by compiled code (:mod:`evenflow.trace.streaming`) where numba is installed, by
+  PyTorch otherwise (:func:`reference`).
+* On other devices nothing may wait for the result, so rows are written there, and
+  fetched all at once.
+
+The reference takes a ``dot``, a ``sum`` and an ``aminmax``. A dot product in float32
+loses what its products cannot hold. A product below the smallest normal number
+2⁻¹²⁶ may be flushed to zero, an error of at most n·2⁻¹²⁶, which is below 2⁻²⁰ of the
+sum whenever the mean square is above 2⁻¹⁰⁶. Gradients that vanish are smaller than
+that, so below it, and where the sum overflowed or is NaN, the tensor is read again
+in float64. Half-precision formats are widened first.
 
 The exact kernel with histograms is :mod:`evenflow.trace.statistics`; it costs
 some twenty times as much.
@@ -20,13 +28,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from functools import cache
+from types import ModuleType
+from typing import NamedTuple, TypeAlias, final
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from evenflow.flow import Stats
+COLUMNS = 5
+"""Numbers in a row."""
+Rows: TypeAlias = npt.NDArray[np.float64]
+"""Rows of moments [rows, 5]."""
 
+_ROW_BYTES = 8 * COLUMNS
 _PIECE = 1 << 16
 """Entries per float32 sum. Summed in 16 lanes of 2¹² entries each, rounding errors of 2⁻²⁴ that add up like
 a random walk make 2⁶·2⁻²⁴ ≈ 4e-6 of the sum at most."""
@@ -35,7 +51,7 @@ _SMALLEST = {torch.float32: 2.0**-106, torch.float64: 2.0**-1002}
 
 
 class Moments(NamedTuple):
-    """Sums over the finite entries of a tensor."""
+    """A row: sums over the finite entries of a tensor."""
 
     size: int
     total: float
@@ -43,47 +59,196 @@ class Moments(NamedTuple):
     largest: float
     nonfinite: int = 0
 
-    def stats(self, scale: float = 1.0, sign: float = 1.0) -> Stats:
-        """As statistics of the entries divided by ``scale`` and times ``sign``."""
-        finite = self.size - self.nonfinite
-        return Stats(
-            count=self.size,
-            mean=sign * self.total / finite / scale if finite else 0.0,
-            mean_square=self.square / finite / scale / scale if finite else 0.0,
-            abs_max=self.largest / scale,
-            nonfinite_count=self.nonfinite,
-        )
 
-
-class DeviceMoments(NamedTuple):
-    """The same, still on the device: ``values`` [4] holds total, square, largest, nonfinite."""
-
-    size: int
-    values: Tensor
-
-
-Taken: TypeAlias = Moments | DeviceMoments
-
-
-def take(tensor: Tensor) -> Taken:
-    """Moments of a tensor, which is only read; without waiting for a device.
+@final
+class Page:
+    """Room for rows of moments, which are written by number and read together, later.
 
     Args:
-        tensor: Any shape, any real or complex floating format (complex entries
-            count as two), any layout; entries that a sparse tensor does not store
-            count as zeros.
+        rows: How many rows there is room for at first. So many may be written by
+            :meth:`put_all` and its relatives; :meth:`put` makes more room as needed.
     """
-    x = _flat(tensor.detach())
-    taken = _on_host(x) if x.is_cpu else DeviceMoments(x.numel(), device_moments(x))
-    if tensor.layout is torch.sparse_coo:  # entries that are not stored are zeros
-        return taken._replace(size=tensor.numel())
-    return taken
+
+    def __init__(self, rows: int = 64) -> None:
+        self._size = max(rows, 1)
+        self._blocks: list[Tensor] = []
+        self._addresses: list[int] = []
+        self._elsewhere: dict[int, Tensor] = {}
+        self._compiled = streams()
+        self._grow()
+
+    def put(self, row: int, tensor: Tensor) -> None:
+        """Write the moments of a tensor, which is only read, without waiting for a device.
+
+        Args:
+            row: Number of the row.
+            tensor: Any shape, any real or complex floating format (complex entries
+                count as two), any layout; entries that a sparse tensor does not store
+                count as zeros.
+        """
+        if self._compiled is None or not is_plain(tensor):
+            self._put_by_torch(row, tensor)
+            return
+        block, place = (0, row) if row < self._size else divmod(row, self._size)
+        while block >= len(self._addresses):
+            self._grow()
+        out = self._addresses[block] + place * _ROW_BYTES
+        self._compiled.one(tensor.data_ptr(), tensor.numel(), out)
+        if self._elsewhere:
+            self._elsewhere.pop(row, None)
+
+    def put_all(self, first: int, tensors: Sequence[Tensor]) -> None:
+        """Write the moments of several tensors into rows from ``first`` on."""
+        compiled = self._compiled
+        if compiled is not None and all(map(is_plain, tensors)):
+            compiled.read(*_where(tensors), self._address(first, len(tensors)))
+        else:
+            for row, tensor in enumerate(tensors, first):
+                self.put(row, tensor)
+
+    def put_copying(self, first: int, tensors: Sequence[Tensor], copies: Sequence[Tensor]) -> None:
+        """As :meth:`put_all`, and copy the tensors to ``copies``, which have their shapes and formats."""
+        compiled = self._compiled
+        if compiled is not None and all(map(is_plain, tensors)) and all(map(is_plain, copies)):
+            addresses, counts = _where(tensors)
+            compiled.copy(addresses, counts, _where(copies)[0], self._address(first, len(tensors)))
+            return
+        self.put_all(first, tensors)
+        if tensors:
+            with torch.no_grad():
+                torch._foreach_copy_(list(copies), [tensor.detach() for tensor in tensors])
+
+    def put_changes(self, first: int, old: Sequence[Tensor], new: Sequence[Tensor]) -> None:
+        """Write the moments of ``old − new``, tensor by tensor. Uses ``old`` up.
+
+        Tensors that compiled code does not read hold the difference afterwards.
+        """
+        compiled = self._compiled
+        if compiled is not None and all(map(is_plain, old)) and all(map(is_plain, new)):
+            addresses, counts = _where(old)
+            compiled.change(addresses, _where(new)[0], counts, self._address(first, len(old)))
+        elif old:
+            with torch.no_grad():
+                torch._foreach_sub_(list(old), [tensor.detach() for tensor in new])
+            self.put_all(first, old)
+
+    def read(self, rows: int) -> Rows:
+        """The first ``rows`` rows; waits for devices, with one copy from each."""
+        host = torch.cat(self._blocks)[:rows] if len(self._blocks) > 1 else self._blocks[0][:rows]
+        by_device: dict[torch.device, list[int]] = {}
+        for row, values in self._elsewhere.items():
+            by_device.setdefault(values.device, []).append(row)
+        for numbers in by_device.values():
+            host[numbers] = torch.stack([self._elsewhere[row] for row in numbers]).to("cpu", torch.float64)
+        found: Rows = host.numpy()
+        return found
+
+    def on_host(self) -> bool:
+        """Whether nothing has to be fetched."""
+        return not self._elsewhere
+
+    def _put_by_torch(self, row: int, tensor: Tensor) -> None:
+        x = flat(tensor.detach())
+        if x.is_cpu:
+            self._rows(row)[:] = torch.tensor(reference(x), dtype=torch.float64)
+            self._elsewhere.pop(row, None)
+        else:
+            self._elsewhere[row] = device_moments(x)
+        if tensor.layout is torch.sparse_coo:  # entries that are not stored are zeros
+            (self._elsewhere[row] if row in self._elsewhere else self._rows(row))[0] = tensor.numel()
+
+    def _rows(self, row: int) -> Tensor:
+        block, place = divmod(row, self._size)
+        while block >= len(self._blocks):
+            self._grow()
+        return self._blocks[block][place]
+
+    def _address(self, first: int, count: int) -> int:
+        """Where ``count`` rows from ``first`` on are written, which must lie in the first block."""
+        assert first + count <= self._size
+        return self._addresses[0] + first * _ROW_BYTES
+
+    def _grow(self) -> None:
+        block = torch.zeros(
+            self._size, COLUMNS, dtype=torch.float64
+        )  # never moved: its address is given away
+        self._blocks.append(block)
+        self._addresses.append(block.data_ptr())
 
 
-def _on_host(x: Tensor) -> Moments:
+@cache
+def streams() -> ModuleType | None:
+    """The compiled readers; None without numba."""
+    try:
+        from evenflow.trace import streaming
+    except ImportError:
+        return None
+    return streaming
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether compiled code may read the tensor by its address."""
+    return (
+        tensor.dtype is torch.float32
+        and tensor.is_cpu
+        and (type(tensor) is Tensor or type(tensor) is nn.Parameter)
+        and tensor.layout is torch.strided
+        and tensor.is_contiguous()
+    )
+
+
+def reference(x: Tensor) -> Moments:
+    """Moments of ``x`` [n] in main memory, by PyTorch alone."""
     if x.numel() <= _PIECE:
         return _piece(x)
-    return merge([_piece(piece) for piece in x.split(_PIECE)])
+    parts = [_piece(piece) for piece in x.split(_PIECE)]
+    return Moments(
+        sum(part.size for part in parts),
+        math.fsum(part.total for part in parts),
+        math.fsum(part.square for part in parts),
+        max(part.largest for part in parts),
+        sum(part.nonfinite for part in parts),
+    )
+
+
+def device_moments(x: Tensor) -> Tensor:
+    """Moments of ``x`` [n], as a tensor [5] on its device."""
+    count = torch.full((), x.numel(), dtype=torch.float64, device=x.device)
+    if x.numel() == 0:
+        return torch.zeros(COLUMNS, dtype=torch.float64, device=x.device)
+    finite = torch.nan_to_num(x, 0.0, 0.0, 0.0)
+    return torch.stack(
+        [
+            count,
+            finite.sum(dtype=torch.float64),
+            torch.linalg.vector_norm(finite, dtype=torch.float64).square(),
+            torch.linalg.vector_norm(finite, math.inf).double(),
+            count - torch.isfinite(x).sum(),
+        ]
+    )
+
+
+def merge(rows: Rows, starts: npt.NDArray[np.int64]) -> Rows:
+    """The moments of all entries together, of groups of rows that begin at ``starts`` [groups]."""
+    if len(starts) == len(rows):
+        return rows
+    merged: Rows = np.add.reduceat(rows, starts)
+    merged[:, 3] = np.maximum.reduceat(rows[:, 3], starts)
+    return merged
+
+
+def flat(tensor: Tensor) -> Tensor:
+    """All entries as one axis, without a copy wherever the memory has no holes."""
+    if tensor.layout is torch.strided and tensor.is_contiguous() and not tensor.is_complex():
+        return tensor.view(-1)
+    if tensor.layout is not torch.strided:
+        tensor = tensor.coalesce().values() if tensor.layout is torch.sparse_coo else tensor.to_dense()
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor)
+    if not tensor.is_contiguous():
+        # Channels-last and transposed tensors are contiguous once their axes are in order of stride.
+        tensor = tensor.permute(sorted(range(tensor.ndim), key=tensor.stride, reverse=True))
+    return tensor.reshape(-1)
 
 
 def _piece(x: Tensor) -> Moments:
@@ -111,87 +276,7 @@ def _exact(x: Tensor) -> Moments:
     )
 
 
-def device_moments(x: Tensor) -> Tensor:
-    """Total, square, largest and nonfinite of ``x`` [n], as a tensor [4] on its device."""
-    if x.numel() == 0:
-        return torch.zeros(4, dtype=torch.float64, device=x.device)
-    finite = torch.nan_to_num(x, 0.0, 0.0, 0.0)
-    return torch.stack(
-        [
-            finite.sum(dtype=torch.float64),
-            torch.linalg.vector_norm(finite, dtype=torch.float64).square(),
-            torch.linalg.vector_norm(finite, math.inf).double(),
-            (x.numel() - torch.isfinite(x).sum()).double(),
-        ]
-    )
-
-
-def fetch(taken: Sequence[Taken]) -> list[Moments]:
-    """Bring to the host what is still on devices: one copy for each device."""
-    waiting: dict[torch.device, list[int]] = {}
-    for index, one in enumerate(taken):
-        if isinstance(one, DeviceMoments):
-            waiting.setdefault(one.values.device, []).append(index)
-    found: list[Taken] = list(taken)
-    for indices in waiting.values():
-        rows = torch.stack([taken[index].values for index in indices]).tolist()  # type: ignore[union-attr]
-        for index, (total, square, largest, nonfinite) in zip(indices, rows, strict=True):
-            found[index] = Moments(taken[index].size, total, square, largest, int(nonfinite))
-    return [one for one in found if isinstance(one, Moments)]
-
-
-def merge(parts: Sequence[Moments]) -> Moments:
-    """The moments of all entries together."""
-    if len(parts) == 1:
-        return parts[0]
-    return Moments(
-        sum(part.size for part in parts),
-        sum(part.total for part in parts),
-        sum(part.square for part in parts),
-        max((part.largest for part in parts), default=0.0),
-        sum(part.nonfinite for part in parts),
-    )
-
-
-def joint_norm(tensors: Sequence[Tensor]) -> Tensor:
-    """Norm of all entries of all tensors together, with as little work as there can be; see :func:`norms`."""
-    plain = all(t.layout is torch.strided and t.dtype is torch.float32 for t in tensors)
-    if plain and len({t.device for t in tensors}) == 1:
-        joint: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tensors))))
-        if not joint.is_cpu or 2.0**-40 < joint.item() < 2.0**60:
-            return joint
-    exact: Tensor = torch.linalg.vector_norm(norms(tensors))
-    return exact
-
-
-def norms(tensors: Sequence[Tensor]) -> Tensor:
-    """Euclidean norms [tensors] in float64, by one multi-tensor reduction for all.
-
-    A float32 norm outside 2⁻⁴⁰ … 2⁶⁰ may have lost or overflowed squares; on the
-    CPU, where looking costs nothing, those are taken again in float64.
-    """
-    strided = [_flat(t.detach()) if t.layout is not torch.strided else t.detach() for t in tensors]
-    short = any(t.dtype in (torch.float16, torch.bfloat16) for t in strided)
-    found = torch._foreach_norm(strided, 2, dtype=torch.float32) if short else torch._foreach_norm(strided)
-    device, dtype = found[0].device, found[0].dtype
-    if any(norm.device != device or norm.dtype != dtype for norm in found):
-        found = tuple(norm.to(device, torch.float64) for norm in found)
-    each = torch.stack(found).double()
-    if each.is_cpu:
-        for index in ((each < 2.0**-40) | ~(each < 2.0**60)).nonzero().flatten().tolist():
-            each[index] = torch.linalg.vector_norm(strided[index].double())
-    return each
-
-
-def _flat(tensor: Tensor) -> Tensor:
-    """All entries as one axis, without a copy wherever the memory has no holes."""
-    if tensor.layout is torch.strided and tensor.is_contiguous() and not tensor.is_complex():
-        return tensor.view(-1)
-    if tensor.layout is not torch.strided:
-        tensor = tensor.coalesce().values() if tensor.layout is torch.sparse_coo else tensor.to_dense()
-    if tensor.is_complex():
-        tensor = torch.view_as_real(tensor)
-    if not tensor.is_contiguous():
-        # Channels-last and transposed tensors are contiguous once their axes are in order of stride.
-        tensor = tensor.permute(sorted(range(tensor.ndim), key=tensor.stride, reverse=True))
-    return tensor.reshape(-1)
+def _where(tensors: Sequence[Tensor]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Addresses and counts [tensors]."""
+    addresses = np.array([tensor.data_ptr() for tensor in tensors], np.int64)
+    return addresses, np.array([tensor.numel() for tensor in tensors], np.int64)

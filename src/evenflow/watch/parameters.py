@@ -18,14 +18,16 @@ step began with.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from evenflow.watch.moments import Taken, joint_norm, norms, take
+from evenflow.watch.inventory import Inventory, Owned
+from evenflow.watch.moments import Page, Rows
+from evenflow.watch.norms import joint_norm, norms, sums
 
 SECOND_MOMENTS = ("exp_avg_sq", "square_avg", "sum")
 """Under which names optimizers keep a running mean (Adagrad: sum) of squared gradients: Adam and its
@@ -34,38 +36,66 @@ relatives; RMSprop and Adadelta; Adagrad."""
 _SHORT = (torch.float16, torch.bfloat16)
 
 
-@dataclass(slots=True)
-class ParameterView:
-    """What was seen of one parameter in one step.
+@dataclass(frozen=True, slots=True, eq=False)
+class ParameterPlace:
+    """What stays from step to step of a parameter. Made once, and equal to itself only.
 
     Attributes:
         name: Its full name.
         shape: Its shape.
-        dtype: PyTorch's name of its format.
+        dtype: Its format.
         module_type: Class of the module that owns it.
         trainable: Whether gradients are asked of it.
-        has_gradient: Whether one came.
-        weight: Moments before the step.
-        gradient: Moments of the gradient before clipping.
-        change: Moments of the old weight minus the new one.
-        clipped_norm: Norm of the gradient as the optimizer got it.
-        second_moment: Sum over what the optimizer keeps of squared gradients.
-        lost: Share of entries with a gradient that the step left as they were; of
-            short formats only, in which updates are lost to rounding.
     """
 
     name: str
     shape: tuple[int, ...]
-    dtype: str
+    dtype: torch.dtype
     module_type: str
     trainable: bool
-    has_gradient: bool = False
-    weight: Taken | None = None
-    gradient: Taken | None = None
-    change: Taken | None = None
-    clipped_norm: Tensor | None = None
-    second_moment: Tensor | None = None
-    lost: Tensor | None = None
+
+
+@dataclass(slots=True, eq=False)
+class ParameterSample:
+    """What was seen of the parameters of one optimizer in one step.
+
+    A row that is −1 was not written: there was no gradient, no update.
+
+    Attributes:
+        places: The parameters.
+        weights: Page with moments of weights and of updates (old weight minus new one).
+        weight_rows: Row of each parameter's weight before the step.
+        change_rows: Row of each parameter's update.
+        gradients: Page with moments of gradients before clipping.
+        gradient_rows: Row of each parameter's gradient there.
+        clipped_rows: ParameterPlace of each parameter in ``clipped_norms``.
+        clipped_norms: Norms of gradients as the optimizer got them.
+        second_rows: ParameterPlace of each parameter in ``second_moments``.
+        second_moments: Sums over what the optimizer keeps of squared gradients.
+        lost: Number of a parameter → share of entries with a gradient that the step left as
+            they were; of short formats only, in which updates are lost to rounding.
+    """
+
+    places: tuple[ParameterPlace, ...]
+    weights: Page
+    weight_rows: list[int]
+    change_rows: list[int]
+    gradients: Page
+    gradient_rows: list[int]
+    clipped_rows: list[int] = field(default_factory=list)
+    clipped_norms: Tensor | None = None
+    second_rows: list[int] = field(default_factory=list)
+    second_moments: Tensor | None = None
+    lost: dict[int, Tensor] = field(default_factory=dict)
+
+    def structure(self) -> tuple[object, ...]:
+        """Equal where two samples differ by numbers only."""
+        return self.places, tuple(self.weight_rows), tuple(self.change_rows), tuple(self.gradient_rows)
+
+    def moments(self) -> tuple[Rows, Rows]:
+        """The rows of both pages, of weights and of gradients."""
+        last = max((*self.weight_rows, *self.change_rows), default=-1)
+        return self.weights.read(last + 1), self.gradients.read(max(self.gradient_rows, default=-1) + 1)
 
 
 @final
@@ -83,7 +113,7 @@ class ParameterProbe:
     def __init__(
         self,
         optimizer: torch.optim.Optimizer,
-        models: Mapping[str, nn.Module],
+        models: Mapping[str, Inventory],
         timed: Callable[[Callable[..., None]], Callable[..., None]],
         elsewhere: Callable[[], set[int]] = set,
         backward_ended: Callable[[], None] = lambda: None,
@@ -92,12 +122,16 @@ class ParameterProbe:
         self._models = models
         self._timed = timed
         self._elsewhere = elsewhere
-        self._ended = backward_ended
+        self._backward_seen = backward_ended
         self._handles: list[RemovableHandle] = []
-        self._gradients: dict[int, Taken] = {}
+        self._ask = timed(self._ask_to_be_called)
         self._asked = False
+        self._gradients = Page()
+        self._gradient_rows: dict[int, int] = {}
         self._weights: dict[int, Tensor] = {}
-        self._views: list[tuple[ParameterView, Tensor]] = []
+        self._places: dict[tuple[str, str], ParameterPlace] = {}
+        self._sample: ParameterSample | None = None
+        self._sampled: list[Tensor] = []
         self.frozen_gradients = False
         """Whether the gradients seen last are to be kept, whatever further backward passes bring."""
 
@@ -110,64 +144,63 @@ class ParameterProbe:
         """Listen for the end of backward passes."""
         for parameter in self.tensors:
             if parameter.requires_grad and parameter.is_leaf:
-                hook = self._timed(self._accumulated)
-                self._handles.append(parameter.register_post_accumulate_grad_hook(hook))
+                self._handles.append(parameter.register_post_accumulate_grad_hook(self._accumulated))
 
     def detach(self) -> None:
         """Take the hooks off."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        self._gradients.clear()
+        self._forget_gradients()
         self._asked = False
 
     def forget(self) -> None:
         """Give the buffers back."""
         self.detach()
         self._weights.clear()
+        self._places.clear()
 
     def joint_norm(self) -> Tensor | None:
         """Norm of all gradients together; None if there are none."""
         gradients = [p.grad for p in self.tensors if p.grad is not None]
         return joint_norm(gradients) if gradients else None
 
-    def norms(self) -> dict[int, Tensor]:
-        """Identity of each moved parameter → norm of its gradient; without those that have none."""
-        gradients = {id(p): p.grad for p in self.tensors if p.grad is not None}
-        if not gradients:
-            return {}
-        return dict(zip(gradients, norms(list(gradients.values())).unbind(), strict=True))
+    def norms(self) -> Tensor | None:
+        """Norms of the gradients of :attr:`tensors` that have one, in order; None if there are none."""
+        gradients = [p.grad for p in self.tensors if p.grad is not None]
+        return norms(gradients) if gradients else None
 
-    def before_step(self, norms: Mapping[int, Tensor], *, closure: bool) -> list[ParameterView]:
+    def before_step(self, norms: Tensor | None, *, closure: bool) -> ParameterSample:
         """Look at weights and gradients as they are in front of the optimizer.
 
         Args:
             norms: What :meth:`norms` gave.
             closure: Whether the gradients are still to be taken, by a closure.
         """
-        moved = {id(parameter) for parameter in self.tensors}
-        elsewhere = self._elsewhere() - moved
-        views: list[tuple[ParameterView, Tensor]] = []
-        for prefix, model in self._models.items():
-            named = [item for item in _named(model) if id(item[1]) not in elsewhere]
-            if not any(id(parameter) in moved for _, parameter, _ in named):
-                continue  # another optimizer's model
-            for name, parameter, owner in named:
-                view = ParameterView(
-                    name=f"{prefix}.{name}" if prefix else name,
-                    shape=tuple(parameter.shape),
-                    dtype=str(parameter.dtype).removeprefix("torch."),
-                    module_type=type(owner).__name__,
-                    trainable=parameter.requires_grad,
-                )
-                views.append((view, parameter))
-        for view, parameter in views:
-            view.weight = take(parameter)
+        tensors = self.tensors
+        moved = {id(parameter) for parameter in tensors}
+        places, parameters = self._seen(moved)
+        nothing = [-1] * len(parameters)
+        sample = ParameterSample(
+            places=places,
+            weights=Page(2 * len(parameters)),
+            weight_rows=nothing.copy(),
+            change_rows=nothing.copy(),
+            gradients=self._gradients,
+            gradient_rows=nothing.copy(),
+            clipped_norms=norms,
+        )
+        if norms is not None:
+            with_norm = [id(p) for p in tensors if p.grad is not None]
+            rows = dict(zip(with_norm, range(len(with_norm)), strict=True))
+            sample.clipped_rows = [rows.get(id(parameter), -1) for parameter in parameters]
         if not closure:
-            self._look_at_gradients(views, norms)
-        self._copy([parameter for _, parameter in views if id(parameter) in moved])
-        self._views = views
-        return [view for view, _ in views]
+            for index, parameter in enumerate(parameters):
+                if parameter.grad is not None:
+                    sample.gradient_rows[index] = self._gradient_row(parameter, parameter.grad)
+        self._take_weights(sample, parameters, moved)
+        self._sample, self._sampled = sample, parameters
+        return sample
 
     def after_step(self, *, skipped: bool) -> None:
         """Complete what :meth:`before_step` returned: updates, second moments, gradients after a closure.
@@ -175,64 +208,119 @@ class ParameterProbe:
         Args:
             skipped: Whether the optimizer did nothing; then there is no update.
         """
-        for view, parameter in self._views:
-            if id(parameter) in self._gradients and view.gradient is None:
-                view.gradient, view.has_gradient = self._gradients[id(parameter)], True
-            old = self._weights.get(id(parameter))
-            if old is not None and view.has_gradient and not skipped:
-                view.change = take(old.sub_(parameter.detach()))
-                if parameter.dtype in _SHORT and parameter.grad is not None:
-                    view.lost = ((old == 0) & (parameter.grad != 0)).float().mean()
-            state = self.optimizer.state.get(parameter, {})
-            kept = next((state[name] for name in SECOND_MOMENTS if name in state), None)
-            if isinstance(kept, Tensor) and kept.shape == parameter.shape:
-                view.second_moment = kept.sum()
-        self._views = []
-        self._gradients.clear()
+        sample, parameters = self._sample, self._sampled
+        self._sample, self._sampled = None, []
+        assert sample is not None
+        sample.gradients = self._gradients
+        for index, parameter in enumerate(parameters):
+            if sample.gradient_rows[index] < 0:
+                sample.gradient_rows[index] = self._gradient_rows.get(id(parameter), -1)
+        if not skipped:
+            self._take_changes(sample, parameters)
+        self._take_second_moments(sample, parameters)
+        self._forget_gradients()
 
-    def _look_at_gradients(
-        self, views: list[tuple[ParameterView, Tensor]], norms: Mapping[int, Tensor]
-    ) -> None:
-        for view, parameter in views:
-            if parameter.grad is not None:
-                view.has_gradient = True
-                view.clipped_norm = norms.get(id(parameter))
-                taken = self._gradients.get(id(parameter))
-                view.gradient = take(parameter.grad) if taken is None else taken
+    def _seen(self, moved: set[int]) -> tuple[tuple[ParameterPlace, ...], list[Tensor]]:
+        """The parameters of all models that the optimizer moves, without those of other optimizers."""
+        elsewhere = self._elsewhere() - moved
+        places: list[ParameterPlace] = []
+        parameters: list[Tensor] = []
+        for prefix, inventory in self._models.items():
+            owned = inventory.parameters
+            if any(id(one.parameter) in moved for one in owned):
+                owned = [one for one in owned if id(one.parameter) not in elsewhere]
+                places += [self._place(prefix, one) for one in owned]
+                parameters += [one.parameter for one in owned]
+        return tuple(places), parameters
 
-    def _copy(self, parameters: list[Tensor]) -> None:
-        for parameter in parameters:
+    def _place(self, prefix: str, owned: Owned) -> ParameterPlace:
+        parameter = owned.parameter
+        known = self._places.get((prefix, owned.name))
+        if (
+            known is None
+            or known.shape != parameter.shape
+            or known.dtype is not parameter.dtype
+            or known.trainable != parameter.requires_grad
+            or known.module_type != owned.module_type
+        ):
+            name = f"{prefix}.{owned.name}" if prefix else owned.name
+            shape = tuple(parameter.shape)
+            known = ParameterPlace(name, shape, parameter.dtype, owned.module_type, parameter.requires_grad)
+            self._places[prefix, owned.name] = known
+        return known
+
+    def _gradient_row(self, parameter: Tensor, gradient: Tensor) -> int:
+        """Where the gradient of the last backward pass stands; it is read now if there was none."""
+        row = self._gradient_rows.get(id(parameter))
+        if row is None:
+            row = self._gradient_rows[id(parameter)] = len(self._gradient_rows)
+            self._gradients.put(row, gradient)
+        return row
+
+    def _take_weights(self, sample: ParameterSample, parameters: list[Tensor], moved: set[int]) -> None:
+        """Moments of all weights, and a copy of those that will move, which come first on the page."""
+        order = sorted(range(len(parameters)), key=lambda index: id(parameters[index]) not in moved)
+        for row, index in enumerate(order):
+            sample.weight_rows[index] = row
+        moving = [parameters[index] for index in order if id(parameters[index]) in moved]
+        for parameter in moving:
             old = self._weights.get(id(parameter))
             if old is None or old.shape != parameter.shape or old.dtype != parameter.dtype:
-                self._weights[id(parameter)] = parameter.detach().clone()
-        known = {id(parameter) for parameter in parameters}
-        self._weights = {key: old for key, old in self._weights.items() if key in known}
-        with torch.no_grad():
-            torch._foreach_copy_([self._weights[id(p)] for p in parameters], [p.detach() for p in parameters])
+                self._weights[id(parameter)] = torch.empty_like(parameter, requires_grad=False)
+        if len(self._weights) > len(moving):
+            known = {id(parameter) for parameter in moving}
+            self._weights = {key: old for key, old in self._weights.items() if key in known}
+        sample.weights.put_copying(0, moving, [self._weights[id(parameter)] for parameter in moving])
+        sample.weights.put_all(len(moving), [parameters[index] for index in order[len(moving) :]])
+
+    def _take_changes(self, sample: ParameterSample, parameters: list[Tensor]) -> None:
+        changed = [
+            index
+            for index, parameter in enumerate(parameters)
+            if sample.gradient_rows[index] >= 0 and id(parameter) in self._weights
+        ]
+        first = len(parameters)
+        for row, index in enumerate(changed, first):
+            sample.change_rows[index] = row
+        new = [parameters[index] for index in changed]
+        old = [self._weights[id(parameter)] for parameter in new]
+        sample.weights.put_changes(first, old, new)
+        for index, change in zip(changed, old, strict=True):
+            gradient = parameters[index].grad
+            if change.dtype in _SHORT and gradient is not None:
+                sample.lost[index] = ((change == 0) & (gradient != 0)).float().mean()
+
+    def _take_second_moments(self, sample: ParameterSample, parameters: list[Tensor]) -> None:
+        states = self.optimizer.state
+        found: list[Tensor] = []
+        sample.second_rows = [-1] * len(parameters)
+        for index, parameter in enumerate(parameters):
+            state = states.get(parameter, {})
+            kept = next((state[name] for name in SECOND_MOMENTS if name in state), None)
+            if isinstance(kept, Tensor) and kept.shape == parameter.shape:
+                sample.second_rows[index] = len(found)
+                found.append(kept)
+        if found:
+            sample.second_moments = sums(found)
+
+    def _forget_gradients(self) -> None:
+        self._gradients, self._gradient_rows = Page(), {}
 
     def _accumulated(self, parameter: Tensor) -> None:
         if not self._asked:
             self._asked = True
-            engine: Any = torch.autograd.Variable._execution_engine
-            engine.queue_callback(self._timed(self._backward_ended))
+            self._ask()
+
+    def _ask_to_be_called(self) -> None:
+        engine: Any = torch.autograd.Variable._execution_engine
+        engine.queue_callback(self._timed(self._backward_ended))
 
     def _backward_ended(self) -> None:
         self._asked = False
         if not self._handles or self.frozen_gradients:
             return
-        for parameter in self.tensors:
-            if parameter.grad is not None:
-                self._gradients[id(parameter)] = take(parameter.grad)
-        self._ended()
-
-
-def _named(model: nn.Module) -> list[tuple[str, Tensor, nn.Module]]:
-    """Name, parameter and owner of each parameter, once."""
-    seen: set[int] = set()
-    found: list[tuple[str, Tensor, nn.Module]] = []
-    for path, module in model.named_modules():
-        for name, parameter in module._parameters.items():
-            if parameter is not None and id(parameter) not in seen:
-                seen.add(id(parameter))
-                found.append((f"{path}.{name}" if path else name, parameter, module))
-    return found
+        reached = [parameter for parameter in self.tensors if parameter.grad is not None]
+        self._gradient_rows = {id(parameter): row for row, parameter in enumerate(reached)}
+        self._gradients = Page(len(reached))
+        self._gradients.put_all(0, [p.grad for p in reached if p.grad is not None])
+        self._backward_seen()

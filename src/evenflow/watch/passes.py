@@ -26,73 +26,95 @@ one is kept.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from evenflow.watch.moments import Taken, take
+from evenflow.watch.inventory import Inventory
+from evenflow.watch.moments import Page, Rows
 from evenflow.watch.units import Share, dead_share, saturated_share
 
 _WAITING_PASSES = 64
 """Passes that wait for a gradient at most; an evaluation with gradients on would pile up without end."""
+_MOST_OUTPUTS = 1 << 16
+"""Descriptions that are remembered; batches of ever new shapes would make ever new ones."""
 
 
 Call: TypeAlias = tuple[str, int]
 """Path of a module, and which of its calls within the pass; a plain tuple, for it is hashed often."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class Output:
-    """The output of one module call.
+    """What stays from step to step of the output of a module call. Made once, and equal to itself only.
 
     Attributes:
         module: Which call made it.
         module_type: Class of the module.
         order: Position in its pass.
         shape: Its shape.
-        dtype: PyTorch's name of its format.
+        dtype: Its format.
         inputs: Orders of the outputs that it was computed from.
         output_of: All calls that returned this tensor, innermost first.
-        activation: Moments of its entries.
-        gradient: Moments of the gradient that came to it; None as long as none came.
-        dead: Share of dead units; None for all but rectifiers.
-        saturated: Share of saturated entries; None for all but sigmoids and their kin.
     """
 
     module: Call
     module_type: str
     order: int
     shape: tuple[int, ...]
-    dtype: str
+    dtype: torch.dtype
     inputs: tuple[int, ...]
     output_of: tuple[Call, ...]
-    activation: Taken
-    gradient: Taken | None = None
-    dead: Share | None = None
-    saturated: Share | None = None
 
 
 @dataclass(slots=True, eq=False)
 class Pass:
-    """One call of the whole model."""
+    """One call of the whole model.
+
+    Rows ``2i`` and ``2i + 1`` of its page are the moments of output ``i`` and of the
+    gradient that came to it.
+    """
 
     training: bool
+    page: Page
     outputs: list[Output] = field(default_factory=list)
-    calls: Counter[str] = field(default_factory=Counter)
-    nodes: dict[int, Output] = field(default_factory=dict)
-    """Number of an autograd node → the output that it made."""
-    without_graph: dict[str, list[Output]] = field(default_factory=dict)
-    """Outputs made while gradients were off, by path; the latest last."""
+    has_gradient: bytearray = field(default_factory=bytearray)
+    """For each output, whether a gradient came to it."""
+    dead: list[Share | None] = field(default_factory=list)
+    """For each output, the share of dead units; None for all but rectifiers."""
+    saturated: list[Share | None] = field(default_factory=list)
+    """For each output, the share of saturated entries; None for all but sigmoids and their kin."""
+    calls: dict[str, int] = field(default_factory=dict)
+    nodes: dict[int, int] = field(default_factory=dict)
+    """Number of an autograd node → order of the output that it made."""
+    without_graph: dict[str, list[int]] = field(default_factory=dict)
+    """Orders of outputs made while gradients were off, by path; the latest last."""
     last: tuple[int, int] = (0, 0)
     """Identity of the latest output: of the tensor and of its node."""
     can_have_gradients: bool = False
     reached: int | None = None
     """Turn in which a gradient last came."""
+
+    def structure(self) -> tuple[object, ...]:
+        """Equal where two passes differ by numbers only."""
+        return tuple(self.outputs), bytes(self.has_gradient)
+
+    def moments(self) -> Rows:
+        """The rows of all outputs and of their gradients [2 · outputs, 5]."""
+        return self.page.read(2 * len(self.outputs))
+
+    def shares(self) -> Rows:
+        """Shares of dead units and of saturated entries, beside :meth:`moments`; NaN where there are none."""
+        found = np.full((2 * len(self.outputs), 2), np.nan)
+        for column, shares in enumerate((self.dead, self.saturated)):
+            known = [index for index, share in enumerate(shares) if share is not None]
+            found[[2 * index for index in known], column] = [float(shares[index] or 0.0) for index in known]
+        return found
 
 
 @final
@@ -100,23 +122,24 @@ class PassProbe:
     """Records the passes of one model.
 
     Args:
-        model: The model.
+        inventory: The model.
         wanted: Whether a module, by its path, is to be recorded.
         timed: Wraps every hook: measures its time and catches its failures.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        inventory: Inventory,
         wanted: Callable[[str], bool],
         timed: Callable[[Callable[..., None]], Callable[..., None]],
     ) -> None:
-        self._model = model
+        self._inventory = inventory
         self._wanted = wanted
         self._timed = timed
         self._handles: list[RemovableHandle] = []
         self._passes: list[Pass] = []
-        self._hooked: list[int] = []
+        self._known: dict[tuple[object, ...], Output] = {}
+        self._script: list[Output] = []
         self._depth = 0
         self._current: Pass | None = None
         self.turn = 0
@@ -129,23 +152,17 @@ class PassProbe:
 
     def holds(self, parameters: set[int]) -> bool:
         """Whether any of these parameters, by identity, is the model's."""
-        return any(id(parameter) in parameters for parameter in self._model.parameters())
-
-    @property
-    def outdated(self) -> bool:
-        """Whether modules came or went since the hooks were put on."""
-        return self._hooked != [id(module) for module in self._model.modules()]
+        return any(id(owned.parameter) in parameters for owned in self._inventory.parameters)
 
     def attach(self) -> None:
         """Put hooks on all wanted modules, and on the model itself."""
-        self._hooked = [id(module) for module in self._model.modules()]
-        for path, module in self._model.named_modules():
+        for path, module in self._inventory.modules:
             if isinstance(module, torch.jit.ScriptModule) or (path and not self._wanted(path)):
                 continue
-            self._handles += [
-                module.register_forward_pre_hook(self._timed(self._enterer(path))),
-                module.register_forward_hook(self._timed(self._leaver(path))),
-            ]
+            outer = not path or bool(module._modules)
+            if outer:  # others can be in no other's way: what they return says enough
+                self._handles.append(module.register_forward_pre_hook(self._timed(self._enterer(path))))
+            self._handles.append(module.register_forward_hook(self._timed(self._leaver(path, outer))))
 
     def detach(self) -> None:
         """Take the hooks off and forget what waits."""
@@ -169,61 +186,95 @@ class PassProbe:
                 return
             if self._depth == 0 or not path:  # the model itself begins anew, whatever raised before
                 self._depth = 0
-                self._current = None
-                if torch.is_grad_enabled() and not self.paused:
-                    self._current = Pass(training=self._model.training)
-                    self._passes.append(self._current)
-                    self._drop_old()
+                self._begin()
             self._depth += 1
 
         return hook
 
-    def _leaver(self, path: str) -> Callable[..., None]:
+    def _leaver(self, path: str, outer: bool) -> Callable[..., None]:
+        wanted = self._wanted(path)
+
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             if _in_backward():
                 self._recomputed(path, output)
                 return
-            self._depth -= 1
+            if outer:
+                self._depth -= 1
+            elif self._depth == 0:
+                self._begin()
             if self._current is not None:
                 tensor = main_tensor(output)
-                if tensor is not None and self._wanted(path):
+                if tensor is not None and wanted:
                     self._record(self._current, path, module, tensor)
                 if self._depth <= 0:
                     self._current.nodes.clear()
+                    self._script = self._current.outputs
                     self._current = None
 
         return hook
 
+    def _begin(self) -> None:
+        self._current = None
+        if torch.is_grad_enabled() and not self.paused:
+            self._current = Pass(self._inventory.model.training, Page(2 * max(len(self._script), 32)))
+            self._passes.append(self._current)
+            self._drop_old()
+
     def _record(self, one: Pass, path: str, module: nn.Module, tensor: Tensor) -> None:
-        call = (path, one.calls[path])
-        one.calls[path] += 1
+        number = one.calls.get(path, 0)
+        one.calls[path] = number + 1
         node = tensor.grad_fn
-        number = -1 if node is None else node._sequence_nr()
-        if one.outputs and one.last == (id(tensor), number):
-            one.outputs[-1].output_of += (call,)
+        identity = (id(tensor), -1 if node is None else node._sequence_nr())
+        if one.last == identity and one.outputs:
+            one.outputs[-1] = self._returned_again(one.outputs[-1], (path, number))
             return
-        one.last = (id(tensor), number)
-        inputs = _made_from(node, one.nodes)
-        output = Output(
-            module=call,
-            module_type=type(module).__name__,
-            order=len(one.outputs),
-            shape=tuple(tensor.shape),
-            dtype=str(tensor.dtype).removeprefix("torch."),
-            inputs=inputs,
-            output_of=(call,),
-            activation=take(tensor),
-            dead=dead_share(module, tensor, channels_first=_channels_first(one, inputs, tensor)),
-            saturated=saturated_share(module, tensor),
-        )
-        one.outputs.append(output)
+        one.last = identity
+        order = len(one.outputs)
+        described = self._output(one, (path, number), module, tensor)
+        one.dead.append(dead_share(module, tensor, channels_first=_channels_first(one, described)))
+        one.saturated.append(saturated_share(module, tensor))
+        one.outputs.append(described)
+        one.has_gradient.append(0)
+        one.page.put(2 * order, tensor)
         if tensor.requires_grad:
             one.can_have_gradients = True
-            self._expect_gradient(one, output, tensor)
+            self._expect_gradient(one, order, tensor)
             if node is not None:
-                one.nodes[number] = output
+                one.nodes[identity[1]] = order
         elif not torch.is_grad_enabled():
-            one.without_graph.setdefault(path, []).append(output)
+            one.without_graph.setdefault(path, []).append(order)
+
+    def _output(self, one: Pass, call: Call, module: nn.Module, tensor: Tensor) -> Output:
+        """The description of an output: the one of the previous pass, if nothing has changed."""
+        order = len(one.outputs)
+        inputs = _made_from(tensor.grad_fn, one.nodes)
+        shape, dtype = tensor.shape, tensor.dtype
+        if order < len(self._script):
+            known = self._script[order]
+            if (
+                known.module == call
+                and known.shape == shape
+                and known.dtype is dtype
+                and known.inputs == inputs
+                and len(known.output_of) == 1
+            ):
+                return known
+        key = (call, type(module).__name__, order, tuple(shape), dtype, inputs, (call,))
+        return self._made(key)
+
+    def _returned_again(self, output: Output, call: Call) -> Output:
+        key = (
+            output.module, output.module_type, output.order, output.shape, output.dtype, output.inputs,
+            (*output.output_of, call),
+        )  # fmt: skip
+        return self._made(key)
+
+    def _made(self, key: tuple[Any, ...]) -> Output:
+        if len(self._known) > _MOST_OUTPUTS:
+            self._known.clear()
+        if key not in self._known:
+            self._known[key] = Output(*key)
+        return self._known[key]
 
     def _recomputed(self, path: str, output: Any) -> None:
         """A checkpoint runs the module again, inside backward."""
@@ -236,10 +287,11 @@ class PassProbe:
                 self._expect_gradient(one, one.without_graph[path].pop(0), tensor)
                 return
 
-    def _expect_gradient(self, one: Pass, output: Output, tensor: Tensor) -> None:
+    def _expect_gradient(self, one: Pass, order: int, tensor: Tensor) -> None:
         def arrived(gradient: Tensor) -> None:
-            if self.attached and not self.paused:
-                output.gradient = take(gradient)
+            if self._handles and not self.paused:
+                one.page.put(2 * order + 1, gradient)
+                one.has_gradient[order] = 1
                 one.reached = self.turn
 
         tensor.register_hook(self._timed(arrived))
@@ -251,14 +303,16 @@ class PassProbe:
                 self._passes.remove(oldest)
 
 
-def _channels_first(one: Pass, inputs: tuple[int, ...], tensor: Tensor) -> bool:
+def _channels_first(one: Pass, output: Output) -> bool:
     """Whether units lie along axis 1: images do, and what a convolution or an image norm has made."""
-    before = [one.outputs[order].module_type for order in inputs]
-    return tensor.ndim > 3 or any(name.startswith(("Conv", "BatchNorm")) for name in before)
+    before = [one.outputs[order].module_type for order in output.inputs]
+    return len(output.shape) > 3 or any(name.startswith(("Conv", "BatchNorm")) for name in before)
 
 
 def main_tensor(value: Any) -> Tensor | None:
     """The tensor that stands for a module's output: the first floating one that is no scalar, if any."""
+    if type(value) is Tensor and value.ndim and value.is_floating_point():
+        return value
     scalar = None
     for tensor in _tensors(value, 0):
         if tensor.is_floating_point() or tensor.is_complex():
@@ -288,19 +342,21 @@ def _in_backward() -> bool:
     return bool(torch._C._current_graph_task_id() != -1)
 
 
-def _made_from(node: Any, known: Mapping[int, Output]) -> tuple[int, ...]:
+def _made_from(node: Any, known: Mapping[int, int]) -> tuple[int, ...]:
     """Orders of the nearest recorded outputs that ``node`` was computed from."""
+    if node is None or not known:
+        return ()
     found: set[int] = set()
     seen: set[Any] = set()
-    waiting = [] if node is None else [parent for parent, _ in node.next_functions]
+    waiting = [node]
     while waiting:
-        parent = waiting.pop()
-        if parent is None or parent in seen:
-            continue
-        seen.add(parent)
-        output = known.get(parent._sequence_nr())
-        if output is not None:
-            found.add(output.order)
-        else:
-            waiting += [grand for grand, _ in parent.next_functions]
+        for parent, _ in waiting.pop().next_functions:
+            if parent is None or parent in seen:
+                continue
+            seen.add(parent)
+            order = known.get(parent._sequence_nr())
+            if order is None:
+                waiting.append(parent)
+            else:
+                found.add(order)
     return tuple(sorted(found))

@@ -13,7 +13,7 @@ from typing import final
 from torch import Tensor
 
 from evenflow.watch.errors import WatchError
-from evenflow.watch.record import Step
+from evenflow.watch.sample import Step
 
 
 @final

@@ -40,10 +40,12 @@ from evenflow.watch.errors import WatchWarning
 from evenflow.watch.facts import facts
 from evenflow.watch.governor import Cost, Governor
 from evenflow.watch.guard import Guard
-from evenflow.watch.moments import Moments
+from evenflow.watch.inventory import Inventory
+from evenflow.watch.layout import MODEL_STRIDE
 from evenflow.watch.parameters import ParameterProbe
 from evenflow.watch.passes import PassProbe
-from evenflow.watch.record import MODEL_STRIDE, Recorder, Sample, gradient_norm
+from evenflow.watch.record import Recorder
+from evenflow.watch.sample import Sample
 from evenflow.watch.scaling import LossScale, found_overflow, remaining_scale
 from evenflow.watch.timeline import Timeline
 
@@ -134,10 +136,11 @@ class Watch:
         def wanted(name: str) -> bool:
             return pattern is None or pattern.fullmatch(name) is not None
 
-        self._passes = {prefix: PassProbe(model, wanted, timed) for prefix, model in models.items()}
+        self._inventories = {prefix: Inventory(model) for prefix, model in models.items()}
+        self._passes = {prefix: PassProbe(one, wanted, timed) for prefix, one in self._inventories.items()}
         self._offsets = {prefix: MODEL_STRIDE * index for index, prefix in enumerate(models)}
         self._parameters = {
-            name: ParameterProbe(one, models, timed, self._all_moved, self._backward_ended)
+            name: ParameterProbe(one, self._inventories, timed, self._all_moved, self._backward_ended)
             for name, one in self._optimizers.items()
         }
         self._writer = RunWriter(
@@ -249,7 +252,7 @@ class Watch:
 
         return hook
 
-    def _figures(self, name: str, *, closure: bool) -> dict[int, Tensor]:
+    def _figures(self, name: str, *, closure: bool) -> Tensor | None:
         """Figures of the whole model, at every step that the budget allows; the norms of single gradients."""
         suffix = f"/{name}" if name else ""
         groups = self._optimizers[name].param_groups
@@ -260,11 +263,11 @@ class Watch:
         if self._scale.active:
             self._timeline.add("loss_scale", self._scale.value)
         if closure or not self._governor.figures:
-            return {}
-        norms: dict[int, Tensor] = {}
+            return None
+        norms = None
         if self._governor.sampling:
             norms = self._parameters[name].norms()
-            joint = torch.linalg.vector_norm(torch.stack(list(norms.values()))) if norms else None
+            joint = torch.linalg.vector_norm(norms) if norms is not None else None
         else:
             joint = self._parameters[name].joint_norm()
         if joint is not None:
@@ -274,8 +277,9 @@ class Watch:
             )
         return norms
 
-    def _begin_sample(self, name: str, norms: Mapping[int, Tensor], *, closure: bool) -> None:
+    def _begin_sample(self, name: str, norms: Tensor | None, *, closure: bool) -> None:
         self._sample = Sample(
+            optimizer=name,
             passes={},
             offsets=self._offsets,
             parameters=self._parameters[name].before_step(norms, closure=closure),
@@ -293,11 +297,6 @@ class Watch:
             if passes.holds(moved):
                 sample.passes[prefix] = passes.collect(self._turn)
         self._timeline.running.samples.append(sample)
-        norm = gradient_norm(sample) if _on_host(sample) else None
-        if norm is not None:
-            self._timeline.add(
-                f"gradient_norm_before_clipping/{name}" if name else "gradient_norm_before_clipping", norm
-            )
 
     def _end_turn(self, name: str) -> None:
         self._stepped.add(name)
@@ -320,10 +319,11 @@ class Watch:
             self._writer.hurry()
         attached = any(passes.attached for passes in self._passes.values())
         if self._governor.sampling and not attached:
+            self._refresh()
             self._attach()
         elif attached and not self._governor.sampling:
             self._detach()
-        elif attached and any(passes.outdated for passes in self._passes.values()):
+        elif attached and self._refresh():
             self._detach()
             self._attach()
 
@@ -360,6 +360,11 @@ class Watch:
 
     # --- hooks and failures ---------------------------------------------------
 
+    def _refresh(self) -> bool:
+        """Look whether modules or parameters came or went."""
+        changed = [inventory.refresh() for inventory in self._inventories.values()]
+        return any(changed)
+
     def _attach(self) -> None:
         for passes in self._passes.values():
             passes.attach()
@@ -380,7 +385,8 @@ class Watch:
         for probe in self._parameters.values():
             probe.forget()
         self._scale.remove()
-        self._passes, self._parameters, self._optimizers = {}, {}, {}  # the watch may outlive the model
+        self._passes, self._parameters = {}, {}  # the watch may outlive the model
+        self._optimizers, self._inventories = {}, {}
 
     def _fail(self, trouble: str) -> None:
         self._remove_hooks()
@@ -399,7 +405,3 @@ class Watch:
         except Exception as error:
             self._guard.fail(error)
         self._governor.spend_apart(thread_time() - began)
-
-
-def _on_host(sample: Sample) -> bool:
-    return all(view.weight is None or isinstance(view.weight, Moments) for view in sample.parameters)
