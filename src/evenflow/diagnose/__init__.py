@@ -8,10 +8,12 @@ from evenflow.diagnose.finding import (
     Finding,
     Severity,
     Skipped,
+    Suppressed,
     Symptom,
 )
 from evenflow.diagnose.judge import diagnose
 from evenflow.diagnose.pages import explain
+from evenflow.diagnose.policy import Policy
 from evenflow.diagnose.registry import rules
 from evenflow.diagnose.rule import Page, Rule, Threshold
 
@@ -22,9 +24,11 @@ __all__ = [
     "Evidence",
     "Finding",
     "Page",
+    "Policy",
     "Rule",
     "Severity",
     "Skipped",
+    "Suppressed",
     "Symptom",
     "Threshold",
     "diagnose",

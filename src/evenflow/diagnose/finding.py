@@ -134,16 +134,26 @@ class Skipped:
 
 
 @dataclass(frozen=True, slots=True)
+class Suppressed:
+    """A finding that the project accepts, and why."""
+
+    finding: Finding
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Diagnosis:
     """All that the rules said, worst first.
 
     Attributes:
         findings: Sorted by severity, then by forward order.
         skipped: Rules that could not judge.
+        suppressed: Findings that the project accepts (:mod:`evenflow.diagnose.policy`).
     """
 
     findings: tuple[Finding, ...] = ()
     skipped: tuple[Skipped, ...] = ()
+    suppressed: tuple[Suppressed, ...] = ()
 
     @property
     def alarms(self) -> tuple[Finding, ...]:

@@ -8,6 +8,8 @@ from enum import StrEnum
 class PictureName(StrEnum):
     """What a picture shows."""
 
+    LOSS = "loss"
+    TRAINING = "training"
     GRADIENT = "gradient"
     WATERFALL = "waterfall"
     TIME = "time"
@@ -18,6 +20,8 @@ class PictureName(StrEnum):
 
 
 TITLES = {
+    PictureName.LOSS: "Loss over training",
+    PictureName.TRAINING: "Gradient by layer over training",
     PictureName.GRADIENT: "Gradient by layer",
     PictureName.WATERFALL: "From the loss back to the input",
     PictureName.TIME: "Gradient by time step",
@@ -28,6 +32,12 @@ TITLES = {
 }
 
 READINGS = {
+    PictureName.LOSS: "The loss at every step at which it was told.",
+    PictureName.TRAINING: (
+        "Size (RMS) of the gradient of each parameter at each sampled step, from the input at the top to the "
+        "loss at the bottom. Columns that grow pale or dark from top to bottom are gradients that vanish or "
+        "explode through the layers; rows that change from left to right do so during training."
+    ),
     PictureName.GRADIENT: (
         "Size (RMS) of the loss gradient at the output of each layer, from the input on the left to "
         "the loss on the right, in powers of ten. A line that falls to the left is a gradient that "

@@ -9,11 +9,12 @@ what is healthy was decided by the rules.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from evenflow.diagnose.finding import Cause, Diagnosis, Finding, Severity
-from evenflow.flow import Flow, Role, Status
+from evenflow.flow import Flow, Role, Run, Status
 from evenflow.report.figures import end_to_end
 from evenflow.report.text import decades, factor, place_name, plural, printable, words
 
@@ -28,6 +29,7 @@ class ReportContent:
         title: What was checked; the model's name from ``flow.metadata`` if empty.
         predicted: A second table to lay over the first, place by place.
         explanations: Rule code → explanation in Markdown, for the codes that were found.
+        run: The training that the step is the last sampled one of, if it is one.
     """
 
     flow: Flow
@@ -35,6 +37,7 @@ class ReportContent:
     title: str = ""
     predicted: Flow | None = None
     explanations: Mapping[str, str] = field(default_factory=dict)
+    run: Run | None = None
 
     @property
     def name(self) -> str:
@@ -100,8 +103,9 @@ def verdict_word(cause: Cause) -> str:
 def subject(content: ReportContent) -> str:
     """What was looked at, in a line: the source of the numbers and the state of the model."""
     metadata = content.flow.metadata
+    measured = "one batch, measured" if content.run is None else "a training run; tables are of its last step"
     parts = [
-        "one batch, measured" if content.flow.source == "measured" else "predicted, nothing was run",
+        measured if content.flow.source == "measured" else "predicted, nothing was run",
         *(["with the prediction beside it"] if content.predicted is not None else []),
     ]
     if isinstance(metadata.get("training"), bool):
@@ -115,8 +119,8 @@ def subject(content: ReportContent) -> str:
 def facts(content: ReportContent) -> tuple[Fact, ...]:
     """The few figures that a reader looks for first; those that are not known are left out."""
     flow = content.flow
-    result = []
-    loss = flow.metadata.get("loss")
+    result = [] if content.run is None else run_facts(content.run)
+    loss = flow.metadata.get("loss") if content.run is None else None
     if isinstance(loss, int | float):
         result.append(Fact("loss", f"{loss:.4g}" if math.isfinite(loss) else str(float(loss))))
     total = end_to_end(flow)
@@ -133,8 +137,22 @@ def facts(content: ReportContent) -> tuple[Fact, ...]:
     return tuple(result)
 
 
+def run_facts(run: Run) -> list[Fact]:
+    """How long it was, what became of its losses, and how often it skipped a step."""
+    last = max((int(series.steps[-1]) for series in run.scalars.values()), default=None)
+    found = []
+    if last is not None:
+        found.append(Fact("steps", str(last + 1), f"{len(run.steps)} sampled"))
+    for name, series in run.scalars.items():
+        if name.partition("/")[0] == "loss":
+            found.append(Fact(words(name), f"{series.values[0]:.4g} → {series.values[-1]:.4g}"))
+    kinds = Counter(event.kind for event in run.events)
+    found += [Fact(plural(number, words(kind)), "see events") for kind, number in kinds.items()]
+    return found
+
+
 def gaps(content: ReportContent) -> tuple[Gap, ...]:
-    """All that was not covered: parameters without gradient, notes of the Flow, rules that did not judge."""
+    """What was not covered: parameters without gradient, notes, rules that did not judge, suppressions."""
     result = []
     status = content.flow.status()
     for state, why in _REASONS.items():
@@ -148,6 +166,10 @@ def gaps(content: ReportContent) -> tuple[Gap, ...]:
     result += [
         Gap(f"rule {printable(skipped.code)} did not judge", reason=printable(skipped.reason))
         for skipped in content.diagnosis.skipped
+    ]
+    result += [
+        Gap(f"{one.finding.code} suppressed", (place_name(one.finding.site),), printable(one.reason))
+        for one in content.diagnosis.suppressed
     ]
     return tuple(result)
 

@@ -23,9 +23,11 @@ from evenflow.report.captions import (
 from evenflow.report.charts import (
     Spec,
     exponent_map,
+    loss_chart,
     profile_chart,
     spectrum_chart,
     time_chart,
+    training_map,
     waterfall_chart,
 )
 from evenflow.report.charts.profile import STATE_WORDS
@@ -37,6 +39,8 @@ from evenflow.report.figures import (
     State,
     curves,
     exponents_by_place,
+    history,
+    losses,
     profile,
     spectrum,
     waterfall,
@@ -108,6 +112,8 @@ def pictures(content: ReportContent) -> tuple[Picture, ...]:
 
 
 def _pictures(content: ReportContent) -> Iterator[Picture]:
+    yield from _loss(content)
+    yield from _training(content)
     yield from _profile(content, PictureName.GRADIENT)
     yield from _waterfall(content.flow)
     yield from _time(content)
@@ -115,6 +121,41 @@ def _pictures(content: ReportContent) -> Iterator[Picture]:
     yield from _profile(content, PictureName.ACTIVATION)
     yield from _spectrum(content.flow)
     yield from _exponent_map(content.flow)
+
+
+def _loss(content: ReportContent) -> Iterator[Picture]:
+    series = {} if content.run is None else losses(content.run)
+    if not series:
+        return
+    ends = [
+        (printable(name), f"{one.values[0]:.4g}", f"{one.values.min():.4g}", f"{one.values[-1]:.4g}")
+        for name, one in series.items()
+    ]
+    told = "; ".join(f"{name} from {first} to {last}, lowest {least}" for name, first, least, last in ends)
+    yield Picture(
+        PictureName.LOSS,
+        loss_chart(series),
+        f"Line chart over training steps: {told}.",
+        Numbers(("loss", "first", "lowest", "last"), tuple(ends)),
+    )
+
+
+def _training(content: ReportContent) -> Iterator[Picture]:
+    if content.run is None or len(content.run.steps) < 2:
+        return
+    found = history(content.run, Role.PARAMETER_GRADIENT)
+    if not found.cells:
+        return
+    rows = [
+        (place_name(place), *(_level(cell.state, cell.log10_rms) for cell in (cells[0], cells[-1])))
+        for place, cells in found.by_place().items()
+    ]
+    yield Picture(
+        PictureName.TRAINING,
+        training_map(found),
+        f"Map of {plural(len(found.places), 'parameter')} over {plural(len(found.steps), 'sampled step')}.",
+        Numbers(("parameter", f"at step {found.steps[0]}", f"at step {found.steps[-1]}"), tuple(rows)),
+    )
 
 
 def _profile(content: ReportContent, name: PictureName) -> Iterator[Picture]:

@@ -13,6 +13,7 @@ changed or removed. A number that JSON cannot hold is the string ``"NaN"``,
                       evidence [{text, value, threshold}],
                       remedies [text]}], worst first
     skipped         [{code, reason}]: rules that could not judge
+    suppressed      [{finding, reason}]: what the project accepts
     flow            the table that was judged, see below
     predicted       the same for the prediction, or null
 
@@ -63,6 +64,7 @@ def render_json(content: ReportContent) -> str:
         "healthy": not content.diagnosis.alarms,
         "findings": [asdict(finding) for finding in content.diagnosis.findings],
         "skipped": [asdict(skipped) for skipped in content.diagnosis.skipped],
+        "suppressed": [asdict(suppressed) for suppressed in content.diagnosis.suppressed],
         "flow": _flow(content.flow),
         "predicted": None if content.predicted is None else _flow(content.predicted),
     }

@@ -15,6 +15,16 @@ from evenflow.report.charts.base import Spec
 from evenflow.report.charts.profile import profile_chart
 from evenflow.report.charts.spectrum import exponent_map, spectrum_chart
 from evenflow.report.charts.time import time_chart
+from evenflow.report.charts.training import loss_chart, training_map
 from evenflow.report.charts.waterfall import waterfall_chart
 
-__all__ = ["Spec", "exponent_map", "profile_chart", "spectrum_chart", "time_chart", "waterfall_chart"]
+__all__ = [
+    "Spec",
+    "exponent_map",
+    "loss_chart",
+    "profile_chart",
+    "spectrum_chart",
+    "time_chart",
+    "training_map",
+    "waterfall_chart",
+]

@@ -2,7 +2,7 @@
 
 Every function takes a Flow and gives plain values: a *profile* (one reading for
 each layer), a *waterfall* (the gain budget as steps), *curves* over time steps,
-and a *spectrum* (the exponents of all entries of one role).
+a *spectrum* (the exponents of all entries of one role), and a run's *history*.
 """
 
 from evenflow.report.figures.levels import (
@@ -17,10 +17,13 @@ from evenflow.report.figures.levels import (
     profile,
 )
 from evenflow.report.figures.spectrum import Spectrum, exponents_by_place, spectrum
+from evenflow.report.figures.training import Cell, History, history, losses
 from evenflow.report.figures.waterfall import Share, Step, Waterfall, end_to_end, join, waterfall
 
 __all__ = [
+    "Cell",
     "Curve",
+    "History",
     "Omission",
     "Reading",
     "Share",
@@ -33,7 +36,9 @@ __all__ = [
     "curves",
     "end_to_end",
     "exponents_by_place",
+    "history",
     "join",
+    "losses",
     "main_places",
     "profile",
     "spectrum",
