@@ -41,6 +41,7 @@ FLOORS = {
     "check": 4,
     "integrations": 4,
     "cli": 5,
+    "testing": 5,
     "__main__": 6,
 }
 WITHOUT_TORCH = ("flow", "theory", "store", "diagnose", "report")

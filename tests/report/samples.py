@@ -10,6 +10,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from tests.diagnose.history import runs
+
 from evenflow.diagnose.finding import (
     Cause,
     CauseName,
@@ -354,3 +356,19 @@ def deep(layers: int = 1000) -> ReportContent:
     return ReportContent(
         flow, vanishing_diagnosis(site=str(layers // 2)), predicted=mlp(layers // 2, -0.01, predicted=True)
     )
+
+
+def training() -> ReportContent:
+    """Twelve steps of three layers and their names; the loss falls, then breaks, and so does one gradient."""
+    weights = [
+        runs.Weight("first.weight", gradient=lambda step: 1e-6 * 2**step),
+        runs.Weight(f"{HOSTILE[0]}.weight", gradient=0.0),
+        runs.Weight("last.weight", gradient=lambda step: math.nan if step == 11 else 1e-2),
+    ]
+    run = runs.run(
+        12,
+        *weights,
+        loss=lambda step: math.nan if step == 11 else 2.0**-step,
+        events=[(11, "skipped_step", "The gradient was not finite.")],
+    )
+    return ReportContent(run.flow(), Diagnosis(), title="runs/first", run=run)

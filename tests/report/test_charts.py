@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -30,6 +31,7 @@ CONTENTS = {
     "predicted": ReportContent(samples.mlp(3, predicted=True), Diagnosis()),
     "deep": samples.deep(200),
     "hostile": samples.hostile(),
+    "training": samples.training(),
 }
 ALL = [pytest.param(p, id=f"{name}-{p.name}") for name, c in CONTENTS.items() for p in pictures(c)]
 
@@ -74,7 +76,9 @@ def test_names_are_data_and_nothing_else(picture: Picture) -> None:
 
 def test_pictures_come_in_order_and_only_if_there_is_something_to_see() -> None:
     names = [picture.name for picture in pictures(CONTENTS["recurrent"])]
-    assert names == list(PictureName)
+    over_steps = [PictureName.LOSS, PictureName.TRAINING]
+    assert names == [name for name in PictureName if name not in over_steps]
+    assert [picture.name for picture in pictures(CONTENTS["training"])][:2] == over_steps
     assert PictureName.TIME not in [picture.name for picture in pictures(CONTENTS["vanishing"])]
     assert pictures(ReportContent(samples.Net().flow(), Diagnosis())) == ()
     assert {*TITLES} == {*READINGS} == {*PictureName}
@@ -200,3 +204,22 @@ def test_an_axis_of_levels_is_never_shorter_than_three_decades() -> None:
     assert whole_decades([-7.5, 1.2]) == (-8, 2)
     assert whole_decades([]) == (-3, 0)
     assert label_axis({})["labelExpr"] == "''"
+
+
+def test_the_map_of_a_run_has_a_cell_for_each_place_and_step() -> None:
+    picture = find(CONTENTS["training"], PictureName.TRAINING)
+    cells = list(values(picture.spec))
+    assert len(cells) == 3 * 12
+    assert {cell["told"] for cell in cells if cell["level"] is None} == {"exactly zero", "NaN or infinite"}
+    rising = [cell["level"] for cell in cells if cell["place"] == "first.weight"]
+    assert rising == pytest.approx([-6 + step * math.log10(2) for step in range(12)])
+    assert picture.numbers.rows[0][1] == "1.0e-6"
+
+
+def test_the_loss_is_drawn_up_to_where_it_breaks() -> None:
+    picture = find(CONTENTS["training"], PictureName.LOSS)
+    rows = list(values(picture.spec))
+    assert [row["value"] for row in rows[:11]] == [2.0**-step for step in range(11)]
+    assert [row["told"] for row in rows[11:]] == ["nan", "nan"]  # the gap, and the mark at the edge
+    assert picture.spec["layer"][0]["encoding"]["y"]["scale"]["type"] == "log"
+    assert "lowest 0.0009766" in picture.summary

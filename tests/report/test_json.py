@@ -86,6 +86,7 @@ def test_the_shape_is_frozen() -> None:
             }
         ],
         "skipped": [dict.fromkeys(("code", "reason"))],
+        "suppressed": [],
         "flow": flow,
         "predicted": {
             **flow,

@@ -167,12 +167,8 @@ def read_baseline(path: Path) -> frozenset[tuple[str, str, str]]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if content["schema_version"] > BASELINE_VERSION:
-            raise PolicyError(
-                f"{path} was written by a newer evenflow (schema {content['schema_version']}). "
-                "Update evenflow, or write the baseline anew with --write-baseline."
-            )
-        return frozenset((one["code"], one["symptom"], one["site"]) for one in content["findings"])
+        version = int(content["schema_version"])
+        found = frozenset((one["code"], one["symptom"], one["site"]) for one in content["findings"])
     except OSError as error:
         raise PolicyError(
             f"The baseline {path} cannot be read: {error.strerror}. Write one with --write-baseline {path}."
@@ -181,6 +177,12 @@ def read_baseline(path: Path) -> frozenset[tuple[str, str, str]]:
         raise PolicyError(
             f"{path} is no baseline of evenflow. Write one with --write-baseline {path}."
         ) from error
+    if version > BASELINE_VERSION:
+        raise PolicyError(
+            f"{path} was written by a newer evenflow (schema {version}). "
+            "Update evenflow, or write the baseline anew with --write-baseline."
+        )
+    return found
 
 
 def _table(path: Path) -> Mapping[str, Any] | None:

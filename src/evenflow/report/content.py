@@ -147,7 +147,9 @@ def run_facts(run: Run) -> list[Fact]:
         if name.partition("/")[0] == "loss":
             found.append(Fact(words(name), f"{series.values[0]:.4g} → {series.values[-1]:.4g}"))
     kinds = Counter(event.kind for event in run.events)
-    found += [Fact(plural(number, words(kind)), "see events") for kind, number in kinds.items()]
+    if kinds:
+        told = ", ".join(f"{words(kind)} {number}" for kind, number in kinds.items())
+        found.append(Fact("events", str(kinds.total()), told))
     return found
 
 

@@ -6,10 +6,11 @@ A picture without anything to show is left out.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from evenflow.flow import Flow, Role
+from evenflow.flow import Flow, Role, Series
 from evenflow.report.captions import (
     BESIDE_THE_LINE,
     INTERVAL,
@@ -128,7 +129,7 @@ def _loss(content: ReportContent) -> Iterator[Picture]:
     if not series:
         return
     ends = [
-        (printable(name), f"{one.values[0]:.4g}", f"{one.values.min():.4g}", f"{one.values[-1]:.4g}")
+        (printable(name), *(f"{value:.4g}" for value in (one.values[0], _lowest(one), one.values[-1])))
         for name, one in series.items()
     ]
     told = "; ".join(f"{name} from {first} to {last}, lowest {least}" for name, first, least, last in ends)
@@ -138,6 +139,10 @@ def _loss(content: ReportContent) -> Iterator[Picture]:
         f"Line chart over training steps: {told}.",
         Numbers(("loss", "first", "lowest", "last"), tuple(ends)),
     )
+
+
+def _lowest(series: Series) -> float:
+    return min((value for value in series.values.tolist() if math.isfinite(value)), default=math.nan)
 
 
 def _training(content: ReportContent) -> Iterator[Picture]:

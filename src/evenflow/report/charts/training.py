@@ -103,24 +103,20 @@ def training_map(history: History) -> Spec:
         "scale": {"domain": list(names.values())},
         "axis": {"title": None, "labelLimit": 180, "labelOverlap": "greedy"},
     }
-    colour = {
+    shade = {
         "field": "level",
         "type": "quantitative",
-        "scale": {"domain": [low, high], "range": ["#cfe8f1", "#0b4f66"], "clamp": True},
-        "legend": {
-            "orient": "right",
-            "title": "RMS",
-            "titleColor": "var(--ink)",
-            "gradientLength": 140,
-            **{key: value for key, value in label_axis(ticks).items() if key in ("values", "labelExpr")},
-        },
+        "scale": {"domain": [low, high], "range": [0.06, 1], "clamp": True},
+        "legend": {"orient": "right", "title": "RMS", "symbolType": "square", **label_axis(ticks)},
     }
+    for key in ("labelFlush",):  # of axes alone
+        shade["legend"].pop(key)
     tip = [{"field": "place"}, {"field": "step"}, {"field": "told", "title": "RMS"}]
     layers: list[Spec] = [
         {
             "data": {"values": known},
-            "mark": {"type": "rect"},
-            "encoding": {"x": x, "y": y, "color": colour, "tooltip": tip},
+            "mark": {"type": "rect", "color": "var(--measured)"},
+            "encoding": {"x": x, "y": y, "opacity": shade, "tooltip": tip},
         }
     ]
     for rows, hue in (
