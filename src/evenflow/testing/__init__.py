@@ -75,8 +75,10 @@ def assert_healthy(
     from evenflow.program import Program
 
     policy = Policy.of_project(Path.cwd()).also(tuple(select), tuple(ignore))
-    rules = {"select": policy.select, "ignore": policy.ignore, "seed": seed}
-    report = check(model, **rules) if isinstance(model, Program) else check(model, inputs, loss, **rules)
+    if isinstance(model, Program):
+        report = check(model, select=policy.select, ignore=policy.ignore, seed=seed)
+    else:
+        report = check(model, inputs, loss, select=policy.select, ignore=policy.ignore, seed=seed)
     report = replace(report, diagnosis=policy.settle(report.diagnosis))
     if not report.healthy:
         raise UnhealthyError(_told(report), report)

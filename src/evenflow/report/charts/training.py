@@ -82,7 +82,7 @@ def training_map(history: History) -> Spec:
     known = [cell for cell in cells if cell["level"] is not None]
     dead = {id(cell) for cell, one in zip(cells, history.cells, strict=True) if one.state is State.ZERO}
     low, high = whole_decades([cell.log10_rms for cell in history.cells if cell.log10_rms is not None])
-    ticks = {float(tick): power_of_ten(tick) for tick in decade_ticks(low, high)}
+    labels = label_axis({float(tick): power_of_ten(tick) for tick in decade_ticks(low, high)})
     every = math.ceil(len(history.steps) / 10)
     label = " : ".join(f"datum.value === '{column[step]}' ? '{step}'" for step in history.steps[::every])
     x = {
@@ -107,10 +107,14 @@ def training_map(history: History) -> Spec:
         "field": "level",
         "type": "quantitative",
         "scale": {"domain": [low, high], "range": [0.06, 1], "clamp": True},
-        "legend": {"orient": "right", "title": "RMS", "symbolType": "square", **label_axis(ticks)},
+        "legend": {
+            "orient": "right",
+            "title": "RMS",
+            "symbolType": "square",
+            "values": labels["values"],
+            "labelExpr": labels["labelExpr"],
+        },
     }
-    for key in ("labelFlush",):  # of axes alone
-        shade["legend"].pop(key)
     tip = [{"field": "place"}, {"field": "step"}, {"field": "told", "title": "RMS"}]
     layers: list[Spec] = [
         {
