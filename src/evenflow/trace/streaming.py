@@ -154,3 +154,21 @@ def change(old: Addresses, new: Addresses, counts: Counts, out: int) -> None:
             _subtract(x[start : start + size], y[start : start + size], block[:size])
             largest = _add(block[:size], bits[:size], row, largest)
         _finish(row, count, largest)
+
+
+@compile_function()
+def _outside(x: Any, low: Any, high: Any) -> int:
+    count = np.int32(0)
+    for i in range(x.size):
+        count = np.int32(count + np.int32(x[i] < low) + np.int32(x[i] > high))
+    return count
+
+
+@compile_function()
+def outside(address: int, count: int, low: float, high: float) -> int:
+    """How many of ``count`` entries at ``address`` are below ``low`` or above ``high``; NaN is neither."""
+    x = _array(_pointer(address), count, np.float32)
+    found = 0
+    for start in range(0, count, _BLOCK):
+        found += _outside(x[start : start + _BLOCK], np.float32(low), np.float32(high))
+    return found

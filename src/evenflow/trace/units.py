@@ -41,9 +41,14 @@ def saturated_fraction(op: str, output: Tensor) -> float | None:
 
 def saturated_count(op: str, output: Tensor) -> Tensor | None:
     """Number of entries with nearly no derivative, on the output's device; None if ``op`` does not squash."""
+    bounds = unsaturated(op)
+    return None if bounds is None else torch.count_nonzero((output < bounds[0]) | (output > bounds[1]))
+
+
+def unsaturated(op: str) -> tuple[float, float] | None:
+    """Between which values the output of ``op`` is not saturated; None if it does not squash."""
     if op not in _SQUASHING:
         return None
     low, high = _SQUASHING[op]
-    centre = (low + high) / 2
-    centred = output.sub(centre).abs_() if centre else output.abs()
-    return torch.count_nonzero(centred > _SATURATED_ABOVE * (high - low) / 2)
+    centre, reach = (low + high) / 2, _SATURATED_ABOVE * (high - low) / 2
+    return centre - reach, centre + reach

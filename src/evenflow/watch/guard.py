@@ -7,7 +7,6 @@ as if nothing had been there.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import wraps
 from time import perf_counter
 from typing import Any, final
 
@@ -32,7 +31,6 @@ class Guard:
     def timed(self, hook: Callable[..., None]) -> Callable[..., None]:
         """The hook with its time taken and its failures kept from training."""
 
-        @wraps(hook)
         def timed(*args: Any) -> None:
             began = perf_counter()
             try:

@@ -2,9 +2,12 @@
 
 Three moments are seen, all without touching anything:
 
-* the end of each backward pass. The first parameter whose gradient is complete
-  asks the autograd engine to call back when the pass is over; the gradients are
-  then what the loss gave, before anything clips them;
+* the end of each backward pass: gradients are then what the loss gave, before
+  anything clips them. One in main memory is read as soon as it is complete, while it
+  is in the cache, and again at the end if it has changed by then. (Not where
+  several processes train together: what reduces gradients over them may write
+  past autograd's counts of changes.) The first parameter whose gradient is complete
+  asks the autograd engine to call back when the pass is over;
 * the call of ``optimizer.step``: the gradients are what the optimizer will use.
   A norm that differs from the first says by how much they were clipped;
 * its return: the update is the new weight minus the old one. Weights are copied
@@ -124,10 +127,12 @@ class ParameterProbe:
         self._elsewhere = elsewhere
         self._backward_seen = backward_ended
         self._handles: list[RemovableHandle] = []
-        self._ask = timed(self._ask_to_be_called)
+        self._complete = timed(self._accumulated)
         self._asked = False
+        self._read_early = True
         self._gradients = Page()
         self._gradient_rows: dict[int, int] = {}
+        self._versions: dict[int, tuple[int, int]] = {}
         self._weights: dict[int, Tensor] = {}
         self._places: dict[tuple[str, str], ParameterPlace] = {}
         self._sample: ParameterSample | None = None
@@ -141,10 +146,11 @@ class ParameterProbe:
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def attach(self) -> None:
-        """Listen for the end of backward passes."""
+        """Listen for gradients that are complete, and for the end of backward passes."""
+        self._read_early = not (torch.distributed.is_available() and torch.distributed.is_initialized())
         for parameter in self.tensors:
             if parameter.requires_grad and parameter.is_leaf:
-                self._handles.append(parameter.register_post_accumulate_grad_hook(self._accumulated))
+                self._handles.append(parameter.register_post_accumulate_grad_hook(self._complete))
 
     def detach(self) -> None:
         """Take the hooks off."""
@@ -253,8 +259,8 @@ class ParameterProbe:
         """Where the gradient of the last backward pass stands; it is read now if there was none."""
         row = self._gradient_rows.get(id(parameter))
         if row is None:
-            row = self._gradient_rows[id(parameter)] = len(self._gradient_rows)
-            self._gradients.put(row, gradient)
+            self._read(parameter, gradient)
+            row = self._gradient_rows[id(parameter)]
         return row
 
     def _take_weights(self, sample: ParameterSample, parameters: list[Tensor], moved: set[int]) -> None:
@@ -304,23 +310,42 @@ class ParameterProbe:
             sample.second_moments = sums(found)
 
     def _forget_gradients(self) -> None:
-        self._gradients, self._gradient_rows = Page(), {}
+        self._gradients, self._gradient_rows, self._versions = Page(), {}, {}
 
     def _accumulated(self, parameter: Tensor) -> None:
+        """A gradient is complete: read it as long as it is in the cache."""
         if not self._asked:
             self._asked = True
-            self._ask()
-
-    def _ask_to_be_called(self) -> None:
-        engine: Any = torch.autograd.Variable._execution_engine
-        engine.queue_callback(self._timed(self._backward_ended))
+            engine: Any = torch.autograd.Variable._execution_engine
+            engine.queue_callback(self._timed(self._backward_ended))
+        gradient = parameter.grad
+        if self._read_early and gradient is not None and gradient.is_cpu and not self.frozen_gradients:
+            self._read(parameter, gradient)
 
     def _backward_ended(self) -> None:
         self._asked = False
         if not self._handles or self.frozen_gradients:
             return
-        reached = [parameter for parameter in self.tensors if parameter.grad is not None]
-        self._gradient_rows = {id(parameter): row for row, parameter in enumerate(reached)}
-        self._gradients = Page(len(reached))
-        self._gradients.put_all(0, [p.grad for p in reached if p.grad is not None])
+        unread = [
+            (parameter, parameter.grad)
+            for parameter in self.tensors
+            if parameter.grad is not None and self._versions.get(id(parameter)) != _version(parameter.grad)
+        ]
+        if self._gradient_rows:
+            for parameter, gradient in unread:
+                self._read(parameter, gradient)
+        else:
+            self._gradients = Page(len(unread))
+            self._gradients.put_all(0, [gradient for _, gradient in unread])
+            self._gradient_rows = {id(parameter): row for row, (parameter, _) in enumerate(unread)}
         self._backward_seen()
+
+    def _read(self, parameter: Tensor, gradient: Tensor) -> None:
+        key = id(parameter)
+        self._gradients.put(self._gradient_rows.setdefault(key, len(self._gradient_rows)), gradient)
+        self._versions[key] = _version(gradient)
+
+
+def _version(tensor: Tensor) -> tuple[int, int]:
+    """Another one for every change of a tensor that autograd knows of."""
+    return id(tensor), tensor._version

@@ -52,9 +52,9 @@ class Recorder:
         scalars += [(one.step.number, name, norm) for one in sampled for name, norm in one.gradient_norms()]
         if scalars:
             yield "scalars", _long("scalars", scalars)
-        parameters = [row for one in sampled for row in _parameter_rows(one.step)]
-        if parameters:
-            yield "parameters", _long("parameters", parameters)
+        parameters = _parameter_table(sampled)
+        if parameters is not None:
+            yield "parameters", parameters
         if sampled:
             yield "flow", self._flow(sampled)
 
@@ -139,22 +139,44 @@ def _columns(sampled: Sequence[_Read]) -> dict[str, pa.Array]:
     return {name: pa.array(values, mask=np.isnan(values)) for name, values in columns.items()}
 
 
-def _parameter_rows(step: Step) -> Iterator[tuple[int, str, str, float]]:
-    for sample in step.samples:
-        found = sample.parameters
-        for figure, values, rows in (
-            ("gradient_norm_after_clipping", found.clipped_norms, found.clipped_rows),
-            ("second_moment_mean", found.second_moments, found.second_rows),
-        ):
-            if values is None:
-                continue
-            numbers = values.tolist()
-            for place, row in zip(found.places, rows, strict=True):
-                if row >= 0:
-                    over = sample.remaining if values is found.clipped_norms else math.prod(place.shape)
-                    yield step.number, place.name, figure, numbers[row] / over
-        for index, lost in found.lost.items():
-            yield step.number, found.places[index].name, "lost_update_fraction", float(lost)
+def _parameter_table(sampled: Sequence[_Read]) -> pa.Table | None:
+    """Figures of single parameters."""
+    steps: list[int] = []
+    paths: list[str] = []
+    figures: list[str] = []
+    values: list[float] = []
+    for one in sampled:
+        for sample in one.step.samples:
+            for figure, found in _parameter_figures(sample):
+                steps += [one.step.number] * len(found)
+                figures += [figure] * len(found)
+                paths += [sample.parameters.places[index].name for index in found]
+                values += found.values()
+    if not values:
+        return None
+    return pa.table([steps, paths, figures, values], names=TABLES["parameters"].names).cast(
+        TABLES["parameters"]
+    )
+
+
+def _parameter_figures(sample: Sample) -> Iterator[tuple[str, dict[int, float]]]:
+    """Name of a figure, and its value for the parameters that have it."""
+    seen = sample.parameters
+    if seen.clipped_norms is not None:
+        norms = (seen.clipped_norms / sample.remaining).tolist()
+        yield (
+            "gradient_norm_after_clipping",
+            {index: norms[row] for index, row in enumerate(seen.clipped_rows) if row >= 0},
+        )
+    if seen.second_moments is not None:
+        moments = seen.second_moments.tolist()
+        sizes = [math.prod(place.shape) for place in seen.places]
+        yield (
+            "second_moment_mean",
+            {index: moments[row] / sizes[index] for index, row in enumerate(seen.second_rows) if row >= 0},
+        )
+    if seen.lost:
+        yield "lost_update_fraction", {index: float(share) for index, share in seen.lost.items()}
 
 
 def _mean(values: Sequence[float | Tensor]) -> float:

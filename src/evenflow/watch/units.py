@@ -14,7 +14,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from evenflow.trace.units import saturated_count
+from evenflow.trace.units import saturated_count, unsaturated
+from evenflow.watch.moments import is_plain, streams
 
 Share: TypeAlias = float | Tensor
 """A number from 0 to 1; a tensor as long as it is on a device."""
@@ -34,14 +35,24 @@ def dead_share(module: nn.Module, output: Tensor, *, channels_first: bool) -> Sh
         return None
     unit = 1 if channels_first else output.ndim - 1
     largest = output.detach().amax(dim=[axis for axis in range(output.ndim) if axis != unit])
-    share = (largest == 0).to(torch.float32).mean()
-    return share.item() if share.is_cpu else share
+    return 1.0 - _value(torch.count_nonzero(largest)) / largest.numel()
 
 
 def saturated_share(module: nn.Module, output: Tensor) -> Share | None:
     """Share of entries with nearly no derivative; None if the module does not squash."""
-    count = saturated_count(_SQUASHING.get(type(module), ""), output.detach())
-    if count is None or output.numel() == 0:
+    op = _SQUASHING.get(type(module))
+    if op is None or not output.numel():
         return None
-    share = count / output.numel()
-    return share.item() if share.is_cpu else share
+    bounds, compiled = unsaturated(op), streams()
+    assert bounds is not None
+    if compiled is not None and is_plain(output):
+        outside: int = compiled.outside(output.data_ptr(), output.numel(), *bounds)
+        return outside / output.numel()
+    count = saturated_count(op, output.detach())
+    assert count is not None
+    return _value(count) / output.numel()
+
+
+def _value(count: Tensor) -> Share:
+    """A number, unless that would wait for a device."""
+    return count.item() if count.is_cpu else count
