@@ -157,7 +157,7 @@ def change(old: Addresses, new: Addresses, counts: Counts, out: int) -> None:
 
 
 @compile_function()
-def _outside(x: Any, low: Any, high: Any) -> int:
+def _outside(x: Any, low: Any, high: Any) -> Any:
     count = np.int32(0)
     for i in range(x.size):
         count = np.int32(count + np.int32(x[i] < low) + np.int32(x[i] > high))
@@ -165,7 +165,7 @@ def _outside(x: Any, low: Any, high: Any) -> int:
 
 
 @compile_function()
-def outside(address: int, count: int, low: float, high: float) -> int:
+def outside(address: int, count: int, low: float, high: float) -> Any:
     """How many of ``count`` entries at ``address`` are below ``low`` or above ``high``; NaN is neither."""
     x = _array(_pointer(address), count, np.float32)
     found = 0
