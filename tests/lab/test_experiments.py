@@ -44,13 +44,28 @@ TINY: dict[str, dict[str, Any]] = {
     "image-depth": {"depth": 6, "channels": 4, "batch": 2, "seeds": 2},
     "discriminator-saturation": {"distances": (1.0, 2.0), "batch": 50, "seeds": 2},
     "adaptive-steps": {"depths": (2, 3), "width": 8, "batch": 4, "seeds": 2},
+    "attention-entropy": {"tokens": 32, "width": 8, "scales": (0.5, 2.0, 12.0), "seeds": 2},
+    "dead-units": {"steps": (1.0, 100.0), "means": (0.0, 1.0), "width": 16, "batch": 64, "seeds": 2},
+    "gradient-underflow": {"depth": 6, "width": 16, "batch": 4, "seeds": 2},
+    "lost-updates": {"rates": (1e-5, 1e-3), "width": 16, "batch": 4, "seeds": 2},
+    "trained-discriminators": {"width": 8, "depth": 2, "steps": 20, "batch": 8, "seeds": 2},
+    "transformer-depth": {"depths": (1, 2), "width": 16, "tokens": 8, "vocabulary": 8, "seeds": 2},
+    "tailored-activations": {
+        "depth": 20,
+        "width": 16,
+        "batch": 4,
+        "seeds": 2,
+        "steps": 2,
+        "trained": 2,
+    },
+    "warm-up": {"blocks": 1, "width": 8, "tokens": 8, "batch": 2, "steps": 40, "seeds": 2},
     "residual": {"blocks": (2, 3), "width": 16, "batch": 4, "seeds": 2},
     "sequence-length": {"steps": 5, "hidden": 16, "batch": 2, "seeds": 2},
 }
 """Settings that take no time; verdicts then mean nothing."""
 
 
-MEASURED_ONLY = {"activations", "clipping"}
+MEASURED_ONLY = {"activations", "clipping", "trained-discriminators"}
 """Experiments whose expectations are single numbers, so that no expected curve is drawn."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -23,12 +24,15 @@ from evenflow.lab.networks import (
     Transformer,
     activation,
     discriminator_loss,
+    dks,
     generator_loss,
     gradient_penalty,
     norm,
 )
+from evenflow.lab.networks.tailored import leaky_correlation, leaky_slope
 from evenflow.lab.seeds import generator, seeded
-from evenflow.theory import activation_names, deepnorm, get_activation
+from evenflow.theory import activation_names, c_map, deepnorm, get_activation
+from evenflow.theory.activations import leaky_relu
 
 
 def _parameters(model: nn.Module) -> int:
@@ -245,6 +249,53 @@ def test_arrangements_of_a_transformer() -> None:
     for name, scale in (("query", 1.0), ("key", 1.0), ("value", beta2), ("out", beta2)):
         weight = getattr(wide.blocks[0].branch, name).weight
         assert float(weight.detach().square().mean()) == pytest.approx(scale / 128, rel=0.05)
+
+
+def test_a_transformer_takes_an_init_and_a_norm() -> None:
+    with seeded(0):
+        net: Any = Transformer(
+            width=64, heads=2, blocks=1, init=Init("orthogonal", gain=2.0), norm_name="rms"
+        )
+    weight = net.blocks[0].branch.query.weight.detach()
+    torch.testing.assert_close(weight @ weight.T, 4 * torch.eye(64), atol=1e-4, rtol=0)
+    assert isinstance(net.blocks[1].norm, nn.RMSNorm)
+    assert isinstance(net.last_norm, nn.RMSNorm)
+    bare: Any = Transformer(width=8, heads=2, blocks=1, norm_name="none")
+    x = torch.randn(2, 5, 8, generator=generator(0))
+    torch.testing.assert_close(bare.blocks[0](x), x + bare.blocks[0].branch(x))
+    with pytest.raises(EvenflowError, match="normalised by 'layer', 'rms' or 'none', got 'batch'"):
+        Transformer(norm_name="batch")
+
+
+@pytest.mark.parametrize(("layers", "known"), [(20, 0.18138), (50, 0.43052), (100, 0.57044), (1000, 0.84435)])
+def test_tat_has_the_slopes_of_the_table(layers: int, known: float) -> None:
+    assert round(leaky_slope(layers), 5) == known  # THEORY.md, section 4
+    assert leaky_slope(5) == 0.0  # five plain ReLUs leave inputs at .74
+
+
+def test_the_correlation_of_a_leaky_relu_is_that_of_theory() -> None:
+    c = 0.0
+    for _ in range(3):
+        c = c_map(leaky_relu(0.3), c, 1.0, 2 / (1 + 0.3**2))
+    assert leaky_correlation(0.3, 3) == pytest.approx(c, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", ["tanh", "softplus", "silu"])
+def test_dks_has_the_moments_that_define_it(name: str) -> None:
+    """By another quadrature: Gauss–Hermite over the module itself, with autograd's derivative."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(200)
+    z = torch.tensor(nodes).requires_grad_()
+    weight = torch.tensor(weights / weights.sum())
+    y = dks(name, 40).double()(z)
+    (slope,) = torch.autograd.grad(y.sum(), z)
+    y, z = y.detach(), z.detach()
+    found = [float((weight * part).sum()) for part in (y, y**2, y * slope * z, slope**2)]
+    assert found == pytest.approx([0.0, 1.0, 1.0, 1.5 ** (1 / 40)], abs=1e-6)
+
+
+def test_dks_says_what_it_cannot_tailor() -> None:
+    with pytest.raises(EvenflowError, match=r"no constants that tailor 'relu' to 10 layers. It takes smooth"):
+        dks("relu", 10)
 
 
 def test_adversarial_losses_have_the_slopes_that_they_claim() -> None:

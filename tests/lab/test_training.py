@@ -44,6 +44,26 @@ def test_clipping_bounds_the_step() -> None:
     assert math.sqrt(sum(moved)) == pytest.approx(0.01, rel=1e-3)
 
 
+def test_a_warm_up_raises_the_rate_in_equal_parts() -> None:
+    """Four steps of a constant slope: rates ¼, ½, ¾ and 1, and 1 from there on."""
+
+    class Falling(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = 1e3 + self.weight.expand(len(x), 1)
+            return y
+
+    places = []
+    for steps in (1, 2, 3, 4, 5):
+        net = Falling()
+        train(net, Adding(5), steps, rate=1e-4, warmup=4, batch=4)
+        places.append(-float(net.weight.detach()) / (1e-4 * 2e3))  # the slope of (y − t)² is nearly 2000
+    assert places == pytest.approx([0.25, 0.75, 1.5, 2.5, 3.5], rel=2e-3)
+
+
 def test_spirals_are_learned_and_the_same_twice() -> None:
     losses = []
     for _ in range(2):

@@ -132,3 +132,17 @@ def over_seeds(name: str, x: Iterable[float], samples: Sequence[Sequence[float]]
         low=tuple(low for low, _ in bands),
         high=tuple(high for _, high in bands),
     )
+
+
+def beside(
+    name: str, x: Sequence[float], samples: Sequence[Sequence[float]], expected: Iterable[float]
+) -> tuple[Curve, Curve]:
+    """The mean over seeds with its band, and what was expected of it.
+
+    Args:
+        name: Of both curves.
+        x: Places.
+        samples: For each seed, the value at each place.
+        expected: The value expected at each place.
+    """
+    return over_seeds(name, x, samples), Curve(name, tuple(x), tuple(expected), Origin.EXPECTED)

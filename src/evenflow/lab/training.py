@@ -38,6 +38,7 @@ def train(
     optimizer_name: OptimizerName = "sgd",
     batch: int = 64,
     clip: float | None = None,
+    warmup: int = 0,
     seed: int = 0,
 ) -> list[tuple[float, float]]:
     """Train, and give the loss and the gradient's norm (before clipping) of every step.
@@ -52,11 +53,14 @@ def train(
         optimizer_name: As in :func:`optimizer`.
         batch: Samples per step.
         clip: Largest norm of the whole gradient; None leaves it alone.
+        warmup: Steps over which the learning rate rises in equal parts to ``rate``.
         seed: Of the batches.
     """
     source, history = generator(seed), []
     stepper = optimizer(optimizer_name, model, rate)
-    for _ in range(steps):
+    for step in range(1, steps + 1):
+        for group in stepper.param_groups:
+            group["lr"] = rate * min(1.0, step / max(1, warmup))
         inputs, targets = task.batch(batch, source)
         loss: Tensor = task.loss(model(inputs), targets)
         stepper.zero_grad()

@@ -14,6 +14,7 @@ from evenflow.lab.networks.deep import DeepNet, ResidualNet
 from evenflow.lab.networks.images import PlainCNN, ResNet
 from evenflow.lab.networks.pieces import ACTIVATIONS, Init, activation, norm
 from evenflow.lab.networks.recurrent import RecurrentNet
+from evenflow.lab.networks.tailored import Tailored, dks, tailored_leaky_relu
 from evenflow.lab.networks.transformer import Transformer
 
 __all__ = [
@@ -26,10 +27,13 @@ __all__ = [
     "RecurrentNet",
     "ResNet",
     "ResidualNet",
+    "Tailored",
     "Transformer",
     "activation",
     "discriminator_loss",
+    "dks",
     "generator_loss",
     "gradient_penalty",
     "norm",
+    "tailored_leaky_relu",
 ]

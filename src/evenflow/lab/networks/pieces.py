@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from evenflow.errors import EvenflowError
 
-ActivationName: TypeAlias = str
-"""A key of :data:`ACTIVATIONS`; the names are those of ``torch.nn.functional``."""
+ActivationName: TypeAlias = str | Callable[[], nn.Module]
+"""A key of :data:`ACTIVATIONS`, with the names of ``torch.nn.functional``; or what makes another one."""
 
 NormName: TypeAlias = Literal["none", "batch", "layer", "rms", "group"]
 
@@ -96,11 +96,13 @@ def as_init(init: InitLike) -> Init:
 
 
 def activation(name: ActivationName) -> nn.Module:
-    """The activation of that name, with PyTorch's own settings.
+    """The activation of that name, with PyTorch's own settings; or what ``name`` makes.
 
     Raises:
         EvenflowError: There is none.
     """
+    if not isinstance(name, str):
+        return name()
     _known(name, ACTIVATIONS, "activation")
     return ACTIVATIONS[name]()
 

@@ -3,7 +3,7 @@
     pre:   x + f(norm(x))          deep:  norm(α x + f(x)), with weights of f scaled by β
     post:  norm(x + f(x))
 
-Legend: B batch, T tokens, D width, H heads, K = D/H.
+Legend: B batch, T tokens, D width, H heads, K = D/H. Scores are q·k/√K.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from evenflow.errors import EvenflowError
-from evenflow.lab.networks.pieces import ActivationName, activation
+from evenflow.lab.networks.pieces import ActivationName, InitLike, NormName, activation, as_init, norm
 from evenflow.theory import deepnorm
 
 Arrangement: TypeAlias = Literal["pre", "post", "deep"]
@@ -39,14 +39,19 @@ class Attention(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """[B, T, D] to [B, T, D]."""
-        q, k, v = (self._split(part(x_BTD)) for part in (self.query, self.key, self.value))
-        scores_BHTT = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+        shares_BHTT = F.softmax(self.scores(x_BTD), dim=-1)
+        mixed_BHTK = shares_BHTT @ self._split(self.value(x_BTD))
+        y: Tensor = self.out(mixed_BHTK.transpose(1, 2).flatten(2))
+        return y
+
+    def scores(self, x_BTD: Tensor) -> Tensor:
+        """What each token (rows) gives each token (columns) before the softmax [B, H, T, T]."""
+        q_BHTK, k_BHTK = self._split(self.query(x_BTD)), self._split(self.key(x_BTD))
+        scores_BHTT: Tensor = q_BHTK @ k_BHTK.transpose(-1, -2) * q_BHTK.shape[-1] ** -0.5
         if self.causal:
             ahead = torch.ones(scores_BHTT.shape[-2:], dtype=torch.bool, device=x_BTD.device).triu(1)
             scores_BHTT = scores_BHTT.masked_fill(ahead, float("-inf"))
-        mixed_BHTK = F.softmax(scores_BHTT, dim=-1) @ v
-        y: Tensor = self.out(mixed_BHTK.transpose(1, 2).flatten(2))
-        return y
+        return scores_BHTT
 
     def _split(self, x_BTD: Tensor) -> Tensor:
         x_BHTK: Tensor = x_BTD.unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -71,10 +76,12 @@ class FeedForward(nn.Module):
 class Residual(nn.Module):
     """One branch with its skip and norm."""
 
-    def __init__(self, branch: nn.Module, width: int, arrangement: Arrangement, alpha: float) -> None:
+    def __init__(
+        self, branch: nn.Module, width: int, arrangement: Arrangement, alpha: float, norm_name: NormName
+    ) -> None:
         super().__init__()
         self.branch = branch
-        self.norm = nn.LayerNorm(width)
+        self.norm = norm(norm_name, width) or nn.Identity()
         self.before = arrangement == "pre"
         self.alpha = alpha
 
@@ -97,11 +104,11 @@ class Transformer(nn.Module):
         blocks: Blocks of attention and feed-forward.
         outputs: Features per token of the output; by default ``vocabulary``.
         arrangement: ``pre``, ``post`` or ``deep``.
-        causal: Whether a token sees only those before it (decoder).
+        causal: Whether a token sees only those before it (decoder) or all (encoder).
         act: Activation of the feed-forward parts.
-
-    Weights start with Glorot's init and biases at 0; with ``deep`` the value,
-    output and feed-forward weights are scaled by β and skips by α.
+        init: How linear layers start; embeddings are N(0, 1). With ``deep`` the value,
+            output and feed-forward weights are then scaled by β, and skips by α.
+        norm_name: ``layer``, ``rms`` or ``none``; the others look across tokens.
 
     References:
         A. Vaswani et al. 2017 (post). R. Xiong et al., ICML 2020 (pre and post).
@@ -120,8 +127,14 @@ class Transformer(nn.Module):
         arrangement: Arrangement = "pre",
         causal: bool = True,
         act: ActivationName = "relu",
+        init: InitLike = "glorot",
+        norm_name: NormName = "layer",
     ) -> None:
         super().__init__()
+        if norm_name in ("batch", "group"):
+            raise EvenflowError(
+                f"A transformer is normalised by 'layer', 'rms' or 'none', got {norm_name!r}."
+            )
         if arrangement not in ("pre", "post", "deep"):
             raise EvenflowError(f"A transformer is arranged 'pre', 'post' or 'deep', got {arrangement!r}.")
         constants = deepnorm(blocks) if arrangement == "deep" else None
@@ -130,18 +143,18 @@ class Transformer(nn.Module):
         self.position = nn.Embedding(longest, width)
         self.blocks = nn.Sequential(
             *(
-                Residual(part, width, arrangement, alpha)
+                Residual(part, width, arrangement, alpha, norm_name)
                 for _ in range(blocks)
                 for part in (Attention(width, heads, causal=causal), FeedForward(width, act))
             )
         )
-        self.last_norm = nn.LayerNorm(width) if arrangement == "pre" else nn.Identity()
+        self.last_norm = (norm(norm_name, width) if arrangement == "pre" else None) or nn.Identity()
         self.head = nn.Linear(width, vocabulary if outputs is None else outputs)
-        for name, module in self.named_modules():
-            if isinstance(module, nn.Linear):
-                scaled = constants is not None and not name.endswith(("query", "key", "head"))
-                nn.init.xavier_normal_(module.weight, gain=constants.beta if constants and scaled else 1.0)
-                nn.init.zeros_(module.bias)
+        as_init(init).apply(self)
+        if constants:
+            for name, module in self.blocks.named_modules():
+                if isinstance(module, nn.Linear) and not name.endswith(("query", "key")):
+                    module.weight.detach().mul_(constants.beta)
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         """Tokens [B, T] to [B, T, outputs]."""
