@@ -37,5 +37,7 @@ def test_a_verb_stays_a_verb_when_the_package_of_its_name_is_imported() -> None:
 
 
 def test_a_name_that_is_not_there_names_those_that_are() -> None:
-    with pytest.raises(AttributeError, match=r"^module 'evenflow' has no attribute 'mesure'; it has Flow, "):
+    with pytest.raises(
+        AttributeError, match=r"^module 'evenflow' has no attribute 'mesure'; it has Described, Flow, "
+    ):
         ef.mesure  # noqa: B018

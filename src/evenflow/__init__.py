@@ -2,6 +2,7 @@
 
     import evenflow as ef
 
+    flow = ef.predict(build, inputs, loss)   # from the model alone: nothing is run
     flow = ef.measure(model, inputs, loss)   # one real batch, as a table
     report = ef.check(model, inputs, loss)   # the table, and what is wrong with it
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from evenflow.diagnose import diagnose, explain
     from evenflow.flow import Flow
     from evenflow.measure import measure
+    from evenflow.predict import Described, predict
     from evenflow.program import Program
     from evenflow.store import open_run
     from evenflow.watch import watch
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "Described": "evenflow.predict",
     "Flow": "evenflow.flow",
     "Program": "evenflow.program",
     "Report": "evenflow.check",
@@ -35,10 +38,12 @@ _HOME = {
     "explain": "evenflow.diagnose",
     "measure": "evenflow.measure",
     "open_run": "evenflow.store",
+    "predict": "evenflow.predict",
     "watch": "evenflow.watch",
 }
 
 __all__ = [
+    "Described",
     "Flow",
     "Program",
     "Report",
@@ -48,6 +53,7 @@ __all__ = [
     "explain",
     "measure",
     "open_run",
+    "predict",
     "watch",
 ]
 

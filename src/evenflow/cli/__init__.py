@@ -15,7 +15,7 @@ from evenflow import __version__
 from evenflow.cli.errors import nearest
 from evenflow.cli.help import TaughtGroup
 
-_COMMANDS = ("check", "diagnose", "explain", "lab", "completion")
+_COMMANDS = ("check", "predict", "diagnose", "explain", "lab", "completion")
 """Names of the modules beside this file that hold a ``command``, in the order of the help page."""
 
 
@@ -47,6 +47,7 @@ class _Commands(TaughtGroup):
     examples=[
         ("evenflow check train.py:build", "One batch through the model that build() gives."),
         ("evenflow check train.py:build --html flow.html", "The same, with a page of pictures."),
+        ("evenflow predict config.json", "No data, no weights, any size."),
         ("evenflow explain vanishing_gradient", "What it is, why it happens, what helps."),
     ],
     epilog="Exit codes: 0 clean, 1 findings, 2 a mistake in the call, the target or the model.",

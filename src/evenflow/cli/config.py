@@ -9,9 +9,11 @@ the tokens say; the notes still tell that the data are random.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from evenflow.cli.errors import nearest
-from evenflow.cli.target import Target
+from evenflow.cli.parts import Plan, Target
 from evenflow.errors import MissingPackageError, TargetError
 
 BATCH = 4
@@ -31,17 +33,17 @@ _COPIES = 3
 """Weights, their gradients, and the copy from which the weights are put back."""
 
 
-def from_config(path: Path, generator: torch.Generator) -> Target:
-    """The model of a config file, with a batch.
+def plan_of_config(path: Path, generator: torch.Generator) -> Plan:
+    """The builder of a config file's model, with a batch; no weights are made.
 
     Args:
         path: A JSON file with ``model_type`` and, if the head matters, ``architectures``.
-        generator: Source of the batch; the weights follow PyTorch's global random state.
+        generator: Source of the batch.
 
     Raises:
         MissingPackageError: transformers is not installed.
-        TargetError: The file is no such config, the model does not fit into
-            memory, or it takes inputs other than tokens and pixels.
+        TargetError: The file is no such config, or the model takes inputs other
+            than tokens and pixels.
     """
     options = _read(path)
     try:
@@ -61,17 +63,48 @@ def from_config(path: Path, generator: torch.Generator) -> Target:
         config = transformers.AutoConfig.for_model(kind, **options)
         build = _builder(transformers, config, path)
         with torch.device("meta"):
-            size = sum(weight.numel() * weight.element_size() for weight in build().parameters())
-        _must_fit(size, path)
-        model = build()
+            model = build()
     except TargetError:
         raise
     except Exception as error:
-        raise TargetError(f"{path}: transformers cannot build this model:\n    {error}") from error
+        raise _not_built(path, error) from error
     batch = _batch(model, config, generator, path)
     shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in batch.items())
     note = f"{type(model).__name__} with random weights; the batch is random too: {shapes}."
-    return Target(model, batch, notes=(note,))
+
+    def at_depth(depth: int) -> Callable[[], nn.Module]:
+        deeper = copy.deepcopy(config)
+        deeper.num_hidden_layers = depth
+        if getattr(deeper, "layer_types", None):  # one entry for each layer
+            deeper.layer_types = [deeper.layer_types[k % len(deeper.layer_types)] for k in range(depth)]
+        build: Callable[[], nn.Module] = _builder(transformers, deeper, path)
+        return build
+
+    has_depth = isinstance(getattr(config, "num_hidden_layers", None), int)
+    return Plan(build, batch, at_depth=at_depth if has_depth else None, notes=(note,))
+
+
+def with_weights(plan: Plan, path: Path) -> Target:
+    """The model itself; its weights follow PyTorch's global random state.
+
+    Raises:
+        TargetError: It does not fit into memory, or cannot be built.
+    """
+    assert not isinstance(plan.build, nn.Module), "a config gives a builder"
+    try:
+        with torch.device("meta"):
+            size = sum(weight.numel() * weight.element_size() for weight in plan.build().parameters())
+        _must_fit(size, path)
+        model = plan.build()
+    except TargetError:
+        raise
+    except Exception as error:
+        raise _not_built(path, error) from error
+    return Target(model, plan.inputs, notes=plan.notes)
+
+
+def _not_built(path: Path, error: Exception) -> TargetError:
+    return TargetError(f"{path}: transformers cannot build this model:\n    {error}")
 
 
 def _read(path: Path) -> dict[str, Any]:

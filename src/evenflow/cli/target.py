@@ -15,9 +15,11 @@ as a pair ``(inputs, targets)``.
 
 from __future__ import annotations
 
+import inspect
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,27 +30,11 @@ from torch import Tensor, nn
 from evenflow.cli.errors import nearest
 from evenflow.cli.inputs import random_input
 from evenflow.cli.module import Place, called, find, needed_arguments
+from evenflow.cli.parts import Plan, Target
 from evenflow.errors import TargetError
 
 _PARTS = ("model", "batch", "loss")
 _GIVES = "an nn.Module, (model, batch), (model, batch, loss), or a dict or object with these names"
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What TARGET gave.
-
-    Attributes:
-        model: The model.
-        inputs: What it is called with: a tensor, a tuple or a dict; None: nothing was given.
-        loss: From the model's output to a scalar; None: nothing was given.
-        notes: What the user should know of the data, one fact each.
-    """
-
-    model: nn.Module
-    inputs: Any = None
-    loss: Callable[[Any], Any] | None = None
-    notes: tuple[str, ...] = ()
 
 
 def load_target(text: str, inputs: Sequence[str] = (), *, seed: int = 0, device: str = "cpu") -> Target:
@@ -75,15 +61,67 @@ def load_target(text: str, inputs: Sequence[str] = (), *, seed: int = 0, device:
     generator = torch.Generator().manual_seed(seed)
     config = _config_file(text)
     if config is not None:
-        from evenflow.cli.config import from_config
+        from evenflow.cli.config import plan_of_config, with_weights
 
-        target = from_config(config, generator)
+        target = with_weights(plan_of_config(config, generator), config)
     else:
         place, found = find(text)
         ready = isinstance(found, nn.Module) or not callable(found)
         target = _read(place, found if ready else called(place, found))
     target = _with_inputs(target, text, [random_input(one, generator) for one in inputs])
     return replace(target, model=target.model.to(where), inputs=_moved(target.inputs, where))
+
+
+DEPTH_ARGUMENTS = ("depth", "layers", "num_layers", "n_layers", "n_layer", "blocks", "num_blocks")
+"""What a builder may call its depth."""
+FIRST_DEPTH = 8
+"""For a builder that has no default depth."""
+
+
+def load_plan(text: str, inputs: Sequence[str] = (), *, seed: int = 0) -> Plan:
+    """What a TARGET gives for a prediction; weights are only made by a function that brings its own batch.
+
+    Args:
+        text: The TARGET.
+        inputs: Texts of ``--input``.
+        seed: For what the target's own code and this draw.
+
+    Raises:
+        TargetError: As :func:`load_target`.
+        MissingPackageError: Likewise.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    config = _config_file(text)
+    if config is not None:
+        from evenflow.cli.config import plan_of_config
+
+        return plan_of_config(config, generator)
+    _, found = find(text)
+    at_depth = None
+    if callable(found) and not isinstance(found, nn.Module) and inputs:
+        name = next((name for name in DEPTH_ARGUMENTS if name in _arguments(found)), None)
+        if name is not None:
+            at_depth = partial(_with_argument, found, name)
+        needed = needed_arguments(found)
+        if not needed or needed == [name]:
+            build = found if not needed else partial(found, **{needed[0]: FIRST_DEPTH})
+            made = [random_input(one, generator) for one in inputs]
+            note = f"The inputs are random data from --input: {', '.join(map(_described, made))}."
+            batch = made[0] if len(made) == 1 else tuple(made)
+            return Plan(build, batch, at_depth=at_depth, notes=(note,))
+    target = load_target(text, inputs, seed=seed)
+    return Plan(target.model, target.inputs, target.loss, notes=target.notes)
+
+
+def _with_argument(function: Callable[..., Any], name: str, value: int) -> Callable[[], Any]:
+    return partial(function, **{name: value})
+
+
+def _arguments(function: Callable[..., Any]) -> list[str]:
+    try:
+        return list(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return []
 
 
 def _config_file(text: str) -> Path | None:

@@ -44,6 +44,9 @@ def apply(chosen: Iterable[Rule], flow: Flow) -> Diagnosis:
     """What some rules say of a Flow; see :func:`diagnose`."""
     findings: list[Finding] = []
     skipped: list[Skipped] = []
+    if abstains := flow.metadata.get("abstains"):
+        why = f"the prediction abstains, so measure a batch instead. {abstains[0]}"
+        return Diagnosis(skipped=tuple(Skipped(rule.code, why) for rule in chosen))
     for rule in chosen:
         try:
             findings.extend(rule.check(flow))

@@ -25,6 +25,7 @@ from evenflow.predict.rules.attention import fused_attention
 from evenflow.predict.rules.registry import NoRuleError
 from evenflow.predict.spread import half_width
 from evenflow.predict.table import constant
+from evenflow.predict.trust import doubts
 from evenflow.trace.calls import CallStack
 from evenflow.trace.cotangent import Objective, objective
 from evenflow.trace.graph import Graph
@@ -89,6 +90,7 @@ def _deep_recursion() -> Iterator[None]:
 
 
 def _predict(model: nn.Module, inputs: Any, loss: Any, seed: int, interpreter: Interpreter) -> Flow:
+    inputs_given = inputs
     inputs = tree_map(lambda value: _abstract(value, interpreter), inputs)
     args, kwargs = (
         ((), dict(inputs))
@@ -130,11 +132,13 @@ def _predict(model: nn.Module, inputs: Any, loss: Any, seed: int, interpreter: I
         for what, count in interpreter.unknown.items()
     ]
     remarks = [f"{what} ({count}×)" for what, count in interpreter.remarks.items()]
+    rows = [_honest(row, interpreter) for row in rows]
+    trust = doubts(model, inputs_given, rows)
     return Flow(
-        [_honest(row, interpreter) for row in rows],
+        rows,
         "predicted",
-        _facts(model, goal),
-        dict.fromkeys([*unknown, *remarks, *graph.notes]),
+        _facts(model, goal) | {"abstains": [doubt.text for doubt in trust if doubt.abstains]},
+        dict.fromkeys([*unknown, *remarks, *(doubt.text for doubt in trust), *graph.notes]),
     )
 
 
