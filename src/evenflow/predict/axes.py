@@ -87,7 +87,7 @@ class Axis:
     @property
     def weights(self) -> Array:
         """Share of the entries in each segment [S]."""
-        return np.array(self.sizes) / self.n
+        return _weights(self.sizes)
 
     @property
     def bounds(self) -> tuple[int, ...]:
@@ -104,6 +104,11 @@ def plain(n: int) -> Axis:
 def _counts(sizes: tuple[int, ...]) -> Array:
     n = np.array(sizes, dtype=float)
     return np.concatenate([(np.outer(n, n) - np.diag(n)).ravel(), n])
+
+
+@lru_cache(maxsize=4096)
+def _weights(sizes: tuple[int, ...]) -> Array:
+    return np.array(sizes) / sum(sizes)
 
 
 @lru_cache(maxsize=256)

@@ -25,7 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -43,7 +43,7 @@ MAX_AXES = 9
 """More axes than this are merged: 2^9 classes is what a table may cost."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Table:
     """Means and second moments of a tensor.
 
@@ -57,7 +57,7 @@ class Table:
     second: Array
     mean: Array | None
 
-    @property
+    @cached_property
     def axes(self) -> tuple[Axis, ...]:
         """All axes, in order."""
         return tuple(axis for dim in self.dims for axis in dim)
@@ -68,27 +68,27 @@ class Table:
         assert self.mean is not None
         return self.mean
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, ...]:
         """Shape of the tensor."""
         return tuple(math.prod(axis.n for axis in dim) for dim in self.dims)
 
-    @property
+    @cached_property
     def diagonal(self) -> Array:
         """E x_i² (E x_i y_i) by segments (S_1, …, S_A)."""
         return self.second[tuple(axis.agree for axis in self.axes)]
 
-    @property
+    @cached_property
     def mean_square(self) -> float:
         """E x² over all entries."""
         return float(_average(self.diagonal, self.axes))
 
-    @property
+    @cached_property
     def average(self) -> float:
         """E x over all entries."""
         return 0.0 if self.mean is None else float(_average(self.mean, self.axes))
 
-    @property
+    @cached_property
     def centred(self) -> bool:
         """Whether the mean is zero everywhere."""
         return self.mean is None or bool(
@@ -320,6 +320,9 @@ class Table:
 
     def sides(self, by_segment: Array) -> tuple[Array, Array]:
         """A quantity by segments, at the first and at the second entry of each pair class."""
+        if by_segment.size == 1:  # no axis is segmented
+            everywhere = np.broadcast_to(by_segment, self.second.shape)
+            return everywhere, everywhere
         left, right = _side_indices(self.axes)
         return by_segment[left], by_segment[right]
 
@@ -330,6 +333,8 @@ def _side_indices(axes_of: tuple[Axis, ...]) -> tuple[tuple[Indices, ...], tuple
 
 
 def _average(by_segment: Array, axes_of: Sequence[Axis]) -> Array:
+    if by_segment.size == 1:  # no axis is segmented
+        return by_segment.reshape(())
     for axis in axes_of:
         by_segment = np.tensordot(axis.weights, by_segment, (0, 0))
     return by_segment
