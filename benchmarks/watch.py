@@ -71,10 +71,12 @@ def training(case: Case) -> tuple[nn.Module, torch.optim.Optimizer, Step]:
     return model, optimizer, step
 
 
-def with_watch(budget: float | None) -> Callable[..., Step]:
+def with_watch(budget: float | None, *, recorder: bool = True) -> Callable[..., Step]:
     def tool(stack: ExitStack, model: nn.Module, optimizer: torch.optim.Optimizer, step: Step) -> Step:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
-        run = stack.enter_context(watch(model, optimizer, path=f"{folder}/run", budget=budget))
+        run = stack.enter_context(
+            watch(model, optimizer, path=f"{folder}/run", budget=budget, flight_recorder=recorder)
+        )
 
         def watched() -> Tensor:
             loss = step()
@@ -212,6 +214,7 @@ def compare(name: str, rounds: int, peers: bool, read: Callable[[], float]) -> N
         "bare again": with_nothing,
         "evenflow, budget 1 %": with_watch(0.01),
         "evenflow, everything": with_watch(None),
+        "  without its recorder": with_watch(None, recorder=False),
         "plain hooks": with_hooks,
         "foreach norm": with_norm,
     }

@@ -15,7 +15,7 @@ import torch
 
 _HERE = Path(__file__).parent
 _PASSED_OVER = (str(Path(torch.__file__).parent), str(_HERE))
-_RUN_THE_USERS_CODE = (str(_HERE.with_name("measure")), str(_HERE.with_name("predict")))
+_RUN_THE_USERS_CODE = tuple(str(_HERE.with_name(name)) for name in ("measure", "predict", "watch"))
 
 
 def line_of(frame: FrameType | None) -> str | None:

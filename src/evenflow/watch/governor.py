@@ -14,7 +14,7 @@ whole model are taken at every step, unless they alone cost more than the budget
 then they wait until nothing is owed too.
 
 Time is taken with the monotonic clock around evenflow's own code, plus what
-calling into it costs, which no clock inside can see (:data:`_CALL_SECONDS`).
+calling into it costs, which no clock inside can see (:data:`CALL_SECONDS`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-_CALL_SECONDS = 2e-6
+CALL_SECONDS = 2e-6
 """What one call of a hook costs outside the hook: an empty forward hook with its slow path through
 ``nn.Module.__call__`` took 1.2 to 2.1 µs (benchmarks/watch.py --call)."""
 _MEMORY = 0.2
@@ -104,7 +104,7 @@ class Governor:
             seconds: Its duration, evenflow's own time included; None for the
                 first step, of which the beginning was not seen.
         """
-        own = self._spent + self._calls * _CALL_SECONDS
+        own = self._spent + self._calls * CALL_SECONDS
         apart = self._apart
         self._spent, self._calls, self._apart = 0.0, 0, 0.0
         self._steps += 1

@@ -27,11 +27,15 @@ class Guard:
         self._failed = failed
         self.trouble: str | None = None
         """The failure that ended watching before its time; None if there was none."""
+        self.paused = False
+        """Whether hooks do nothing, because evenflow itself runs the model."""
 
     def timed(self, hook: Callable[..., None]) -> Callable[..., None]:
         """The hook with its time taken and its failures kept from training."""
 
         def timed(*args: Any) -> None:
+            if self.paused:
+                return
             began = perf_counter()
             try:
                 hook(*args)
@@ -40,6 +44,13 @@ class Guard:
             self._governor.spend(perf_counter() - began)
 
         return timed
+
+    def run(self, call: Callable[..., None], *args: Any) -> None:
+        """Call something once, its failures kept from training."""
+        try:
+            call(*args)
+        except Exception as error:
+            self.fail(error)
 
     def fail(self, error: Exception) -> None:
         """Something inside evenflow went wrong."""

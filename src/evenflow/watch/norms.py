@@ -10,15 +10,16 @@ from torch import Tensor
 from evenflow.watch.moments import flat
 
 
-def joint_norm(tensors: Sequence[Tensor]) -> Tensor:
-    """Norm of all entries of all tensors together, with as little work as there can be; see :func:`norms`."""
+def joint_norm(tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Norm of each tensor [tensors] and of all entries together [], with little work; see :func:`norms`."""
     plain = all(t.layout is torch.strided and t.dtype is torch.float32 for t in tensors)
     if plain and len({t.device for t in tensors}) == 1:
-        joint: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tensors))))
+        each = torch.stack(torch._foreach_norm(list(tensors)))
+        joint: Tensor = torch.linalg.vector_norm(each)
         if not joint.is_cpu or 2.0**-40 < joint.item() < 2.0**60:
-            return joint
-    exact: Tensor = torch.linalg.vector_norm(norms(tensors))
-    return exact
+            return each, joint
+    exact = norms(tensors)
+    return exact, torch.linalg.vector_norm(exact)
 
 
 def norms(tensors: Sequence[Tensor]) -> Tensor:

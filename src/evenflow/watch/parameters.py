@@ -166,10 +166,10 @@ class ParameterProbe:
         self._weights.clear()
         self._places.clear()
 
-    def joint_norm(self) -> Tensor | None:
-        """Norm of all gradients together; None if there are none."""
+    def joint_norm(self) -> tuple[Tensor | None, Tensor | None]:
+        """As :meth:`norms`, and the norm of all gradients together; None if there are none."""
         gradients = [p.grad for p in self.tensors if p.grad is not None]
-        return joint_norm(gradients) if gradients else None
+        return joint_norm(gradients) if gradients else (None, None)
 
     def norms(self) -> Tensor | None:
         """Norms of the gradients of :attr:`tensors` that have one, in order; None if there are none."""

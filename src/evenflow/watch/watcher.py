@@ -45,6 +45,8 @@ from evenflow.watch.layout import MODEL_STRIDE
 from evenflow.watch.parameters import ParameterProbe
 from evenflow.watch.passes import PassProbe
 from evenflow.watch.record import Recorder
+from evenflow.watch.recorder import Flight, FlightRecorder
+from evenflow.watch.recorder.flight import FOLDER
 from evenflow.watch.sample import Sample
 from evenflow.watch.scaling import LossScale, found_overflow, remaining_scale
 from evenflow.watch.timeline import Timeline
@@ -63,6 +65,7 @@ def watch(
     scaler: torch.amp.GradScaler | None = None,
     config: Mapping[str, Any] | None = None,
     overwrite: bool = False,
+    flight_recorder: bool = True,
 ) -> Watch:
     """Watch training until the returned object is closed.
 
@@ -78,6 +81,8 @@ def watch(
         scaler: The GradScaler in use; found by itself when it first steps.
         config: Whatever should stand in run.json: anything that fits in JSON.
         overwrite: Whether a run that is already at ``path`` may be replaced.
+        flight_recorder: Whether to keep the last steps, and to write down what broke
+            first when there is a NaN, a spike or an exception (``flight/`` in the run).
 
     Returns:
         The watch, a context manager; ``log`` adds figures, ``run`` reads what was seen.
@@ -98,6 +103,7 @@ def watch(
         scaler=scaler,
         config=config or {},
         overwrite=overwrite,
+        flight_recorder=flight_recorder,
     )
 
 
@@ -116,6 +122,7 @@ class Watch:
         scaler: torch.amp.GradScaler | None,
         config: Mapping[str, Any],
         overwrite: bool,
+        flight_recorder: bool,
     ) -> None:
         self._path = path
         self._optimizers = dict(optimizers)
@@ -146,6 +153,12 @@ class Watch:
         self._writer = RunWriter(
             path, facts(models, optimizers, budget, config), overwrite=overwrite, gather=self._gather
         )
+        self._flight: FlightRecorder | None = None
+        if flight_recorder:
+            folder = f"{os.fspath(path).rstrip('/')}/{FOLDER}" if path is not None else None
+            self._flight = FlightRecorder(
+                models, self._optimizers, self._guard, budget, folder, self._flight_written
+            )
         self._handles = []
         for name, one in self._optimizers.items():
             self._handles += [
@@ -162,6 +175,8 @@ class Watch:
     ) -> None:
         if error is not None:
             self.event("exception", f"{type(error).__name__}: {error}")
+            if self._flight is not None:
+                self._guard.run(self._flight.failed, error)
         self.close("finished" if error is None else "failed")
 
     @property
@@ -173,6 +188,11 @@ class Watch:
     def step(self) -> int:
         """Number of the step that runs, from 0."""
         return self._timeline.running.number
+
+    @property
+    def flights(self) -> tuple[Flight, ...]:
+        """What broke so far; see :mod:`evenflow.watch.recorder`."""
+        return tuple(self._flight.flights) if self._flight is not None else ()
 
     @property
     def cost(self) -> Cost:
@@ -206,6 +226,8 @@ class Watch:
             return
         began = perf_counter()
         self._timeline.log(figures, between_steps=not self._stepped)
+        if self._flight is not None:
+            self._guard.run(self._flight.logged, figures)
         self._governor.spend(perf_counter() - began)
 
     def event(self, kind: str, text: str) -> None:
@@ -233,7 +255,9 @@ class Watch:
             if name in self._stepped:  # it steps again before others did: a new step
                 self._end_step()
             closure = (args[1] if len(args) > 1 else kwargs.get("closure")) is not None
-            norms = self._figures(name, closure=closure)
+            norms, joint = self._figures(name, closure=closure)
+            if self._flight is not None:
+                self._flight.before_step(name, norms, joint, closure=closure)
             if self._governor.sampling:
                 self._begin_sample(name, norms, closure=closure)
             self._in_closure = closure
@@ -248,12 +272,14 @@ class Watch:
                 self._note_skip()
             if self._sample is not None:
                 self._end_sample(name, skipped=skipped)
+            if self._flight is not None:
+                self._flight.after_step(name)
             self._end_turn(name)
 
         return hook
 
-    def _figures(self, name: str, *, closure: bool) -> Tensor | None:
-        """Figures of the whole model, at every step that the budget allows; the norms of single gradients."""
+    def _figures(self, name: str, *, closure: bool) -> tuple[Tensor | None, Tensor | None]:
+        """Figures of the whole model, if the budget allows; norms of single gradients and of all together."""
         suffix = f"/{name}" if name else ""
         groups = self._optimizers[name].param_groups
         rates = [group["lr"] for group in groups if "lr" in group]
@@ -263,19 +289,19 @@ class Watch:
         if self._scale.active:
             self._timeline.add("loss_scale", self._scale.value)
         if closure or not self._governor.figures:
-            return None
-        norms = None
+            return None, None
+        norms, joint = None, None
         if self._governor.sampling:
             norms = self._parameters[name].norms()
             joint = torch.linalg.vector_norm(norms) if norms is not None else None
         else:
-            joint = self._parameters[name].joint_norm()
+            norms, joint = self._parameters[name].joint_norm()
         if joint is not None:
             left = remaining_scale(self._optimizers[name])
             self._timeline.add(
                 f"gradient_norm_after_clipping{suffix}", joint / left if left != 1.0 else joint
             )
-        return norms
+        return norms, joint
 
     def _begin_sample(self, name: str, norms: Tensor | None, *, closure: bool) -> None:
         self._sample = Sample(
@@ -312,7 +338,10 @@ class Watch:
     def _end_step(self) -> None:
         now = perf_counter()
         began, self._step_began = self._step_began, now
-        self._governor.step(None if began is None else now - began)
+        seconds = None if began is None else now - began
+        self._governor.step(seconds)
+        if self._flight is not None:
+            self._flight.step_ended(self._timeline.running, seconds)
         self._timeline.end_step()
         self._stepped.clear()
         if self._timeline.waiting >= _MOST_WAITING_STEPS:
@@ -335,7 +364,9 @@ class Watch:
         if name in self._stepped:
             self._end_step()
         self._note_skip()
-        norms = self._figures(name, closure=False)
+        norms, _ = self._figures(name, closure=False)
+        if self._flight is not None:
+            self._flight.skipped(name)
         if self._governor.sampling:
             self._begin_sample(name, norms, closure=False)
             self._end_sample(name, skipped=True)
@@ -385,8 +416,13 @@ class Watch:
         for probe in self._parameters.values():
             probe.forget()
         self._scale.remove()
+        if self._flight is not None:
+            self._flight.close()
         self._passes, self._parameters = {}, {}  # the watch may outlive the model
         self._optimizers, self._inventories = {}, {}
+
+    def _flight_written(self, flight: Flight) -> None:
+        self.event("flight", flight.message)
 
     def _fail(self, trouble: str) -> None:
         self._remove_hooks()

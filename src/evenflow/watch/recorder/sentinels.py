@@ -1,0 +1,371 @@
+"""Sentinels: at the door of every module, whether what passes is finite, forwards and backwards.
+
+Forwards, each tensor that enters or leaves a module call is looked at once, in
+order. The first bad one names the module: if it *left* a call, the ops inside made
+it; if it *entered* one, the code of the caller did, between its calls (a residual
+sum, a functional activation).
+
+Backwards, a hook on each such tensor looks at the gradient that came together
+there, and a hook on the graph nodes at a call's lower end at what that call alone
+sent. The first bad gradient was made by a call that sent a bad one; if no call did,
+by the caller's own code between them, and if there is no caller, by the loss.
+Gradients of parameters are looked at when the backward pass is over, before a
+clipping spreads what is bad in one over all: where only they are bad, it is their
+owner.
+
+Infinities can be meant: an attention mask is −∞ on purpose. What was bad in the
+same place of a healthy step is not held against a module.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, final
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import Node
+from torch.utils.hooks import RemovableHandle
+
+from evenflow.flow import LOSS_PATH
+from evenflow.trace.structure import differentiable, tensors_in
+from evenflow.watch.norms import norms
+from evenflow.watch.recorder.culprit import Culprit, Direction, Witness
+from evenflow.watch.recorder.finite import Flag, bad, is_bad
+
+_MOST_PASSES = 64
+"""Passes that are kept at most; an evaluation with gradients on would pile up without end."""
+_MOST_NODES = 16
+"""Graph nodes of one call that are searched for its lower end. PyTorch's layers have up to four; a module
+that has more (an LSTM unrolled in Python) is judged by the gradients at its doors alone."""
+
+
+Place: TypeAlias = tuple[str, int, bool]
+"""A door, the same in every step: path of the module, number of its call, whether one enters."""
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One call of a module.
+
+    Attributes:
+        path: Path of the module, its model's prefix included.
+        number: Which of its calls within the pass.
+        caller: The call that made this one; None for the outermost.
+        micro_batch: Which outermost call of the step it belongs to.
+        began: Number that autograd was to give to the next node when it began.
+        leaf: Whether the module has no children.
+        inputs: The values that entered, by their graph node and its output.
+        sent: Whether the gradient that it alone sent to them was bad; None if that was not seen.
+    """
+
+    path: str
+    number: int
+    caller: Call | None
+    micro_batch: int
+    began: int
+    leaf: bool
+    inputs: set[tuple[int, int]] = field(default_factory=set)
+    sent: Flag | None = None
+
+    def inside(self, other: Call) -> bool:
+        """Whether this call is (indirectly) made by another."""
+        call = self.caller
+        while call is not None:
+            if call is other:
+                return True
+            call = call.caller
+        return False
+
+
+@dataclass(slots=True, eq=False)
+class Value:
+    """A tensor with a gradient that went through a door: who returned it, who took it."""
+
+    returned_by: list[Call] = field(default_factory=list)
+    taken_by: list[Call] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
+class _Door:
+    """A tensor that went through a door on the way forward."""
+
+    call: Call
+    entered: bool
+    flag: Flag
+
+    @property
+    def place(self) -> Place:
+        """The same in every step."""
+        return self.call.path, self.call.number, self.entered
+
+
+@final
+class Sentinels:
+    """Watches the doors of all modules of some models.
+
+    Args:
+        models: Prefix → model.
+        timed: Wraps every hook: measures its time and catches its failures.
+    """
+
+    def __init__(
+        self, models: Mapping[str, nn.Module], timed: Callable[[Callable[..., None]], Callable[..., None]]
+    ) -> None:
+        self._models = models
+        self._parameters = {
+            ".".join(filter(None, (prefix, name))): parameter
+            for prefix, model in models.items()
+            for name, parameter in model.named_parameters()
+        }
+        self._timed = timed
+        self._handles: list[RemovableHandle] = []
+        self.usual: set[Place] = set()
+        """Places that were not finite in healthy steps."""
+        self._stack: list[Call] = []
+        self._counts: Counter[str] = Counter()
+        self._ran: set[str] = set()
+        self._doors: list[_Door] = []
+        self._values: dict[tuple[int, int], Value] = {}
+        self._arrivals: list[tuple[Value, Flag]] = []
+        self._gradients: list[tuple[int, list[str], Tensor]] = []
+        self._asked = False
+        self._passes = 0
+        self._latest: tuple[Tensor, int, Flag] | None = None
+        self._active = False
+
+    @property
+    def attached(self) -> bool:
+        """Whether sentinels stand at the doors."""
+        return bool(self._handles)
+
+    @property
+    def complete(self) -> bool:
+        """Whether this step was seen from its first pass on."""
+        return self._passes > 0
+
+    def attach(self) -> None:
+        """Post them."""
+        for prefix, model in self._models.items():
+            for path, module in model.named_modules():
+                if isinstance(module, torch.jit.ScriptModule):
+                    continue
+                name = ".".join(filter(None, (prefix, path)))
+                leaf = next(module.children(), None) is None
+                self._handles += [
+                    module.register_forward_pre_hook(
+                        self._timed(self._enterer(name, leaf)), with_kwargs=True
+                    ),
+                    module.register_forward_hook(self._timed(self._leave), always_call=True),
+                ]
+
+    def detach(self) -> None:
+        """Withdraw them and forget what they saw."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self.clear()
+
+    def close(self) -> None:
+        """Let the models go."""
+        self.detach()
+        self._models, self._parameters = {}, {}
+
+    def clear(self) -> None:
+        """A new step begins."""
+        self._stack.clear()
+        self._counts.clear()
+        self._doors.clear()
+        self._values.clear()
+        self._arrivals.clear()
+        self._gradients.clear()
+        self._asked = False
+        self._passes = 0
+        self._latest = None
+        self._active = False
+
+    def healthy(self) -> None:
+        """The step went well: what was infinite in it was meant to be."""
+        self.usual.update(door.place for door in self._doors if door.flag is True)
+
+    # --- on the way forward ---------------------------------------------------
+
+    def _enterer(self, path: str, leaf: bool) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
+            again = _in_backward()
+            if not self._stack and not again:
+                self._active = torch.is_grad_enabled() and self._passes < _MOST_PASSES
+                if self._active:
+                    self._passes += 1
+                    self._counts.clear()
+            caller = self._stack[-1] if self._stack else None
+            call = Call(path, self._counts[path], caller, self._passes - 1, _next_number(), leaf)
+            self._counts[path] += 1
+            self._ran.add(path)
+            if self._active:
+                for tensor in _floating((args, kwargs)):
+                    self._look(call, tensor, entered=True, silent=again)
+            self._stack.append(call)
+
+        return hook
+
+    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        if not self._stack:
+            return
+        call = self._stack.pop()
+        if self._active:
+            tensors = list(_floating(output))
+            for tensor in tensors:
+                self._look(call, tensor, entered=False, silent=_in_backward())
+            if call.leaf and call.inputs:
+                self._watch_lower_end(call, tensors)
+        if not self._stack:
+            self._latest = None
+
+    def _look(self, call: Call, tensor: Tensor, *, entered: bool, silent: bool) -> None:
+        if not silent:
+            known = self._latest
+            if known is not None and known[0] is tensor and known[1] == tensor._version:
+                flag = known[2]
+            else:
+                flag = bad(tensor)
+                self._latest = (tensor, tensor._version, flag)
+            self._doors.append(_Door(call, entered, flag))
+        node = tensor.grad_fn
+        if node is None:
+            return
+        key = (node._sequence_nr(), tensor.output_nr)
+        value = self._values.get(key)
+        if value is None:
+            value = self._values[key] = Value()
+            tensor.register_hook(self._timed(self._arrival(value)))
+        if entered:
+            value.taken_by.append(call)
+            call.inputs.add(key)
+        else:
+            value.returned_by.append(call)
+
+    # --- on the way back ------------------------------------------------------
+
+    def _arrival(self, value: Value) -> Callable[[Tensor], None]:
+        def hook(gradient: Tensor) -> None:
+            if self._active or self._values:
+                self._arrivals.append((value, bad(gradient)))
+                if not self._asked:
+                    self._asked = True
+                    engine: Any = torch.autograd.Variable._execution_engine
+                    engine.queue_callback(self._timed(self._backward_ended))
+
+        return hook
+
+    def _backward_ended(self) -> None:
+        self._asked = False
+        found = {
+            name: parameter.grad
+            for name, parameter in self._parameters.items()
+            if parameter.grad is not None and parameter.grad.layout is torch.strided
+        }
+        if found:
+            self._gradients.append((self._passes - 1, list(found), norms(list(found.values()))))
+
+    def _watch_lower_end(self, call: Call, outputs: Iterable[Tensor]) -> None:
+        """Look at the gradients that leave the call's own part of the graph, besides those of its weights."""
+        pending = [output.grad_fn for output in outputs if output.grad_fn is not None]
+        seen: list[Node] = []
+        while pending:
+            node = pending.pop()
+            if node in seen or node._sequence_nr() < call.began or _accumulates(node):
+                continue
+            seen.append(node)
+            if len(seen) > _MOST_NODES:
+                return
+            edges = node.next_functions
+            below = [
+                place
+                for place, (child, output) in enumerate(edges)
+                if child is not None and (child._sequence_nr(), output) in call.inputs
+            ]
+            if below:
+                call.sent = False
+                node.register_hook(self._timed(self._sender(call, below)))
+            pending += [child for child, _ in edges if child is not None]
+
+    def _sender(self, call: Call, places: list[int]) -> Callable[..., None]:
+        def hook(sent: tuple[Tensor | None, ...], received: tuple[Tensor | None, ...]) -> None:
+            for place in places:
+                gradient = sent[place]
+                if gradient is not None and call.sent is not True:
+                    flag = bad(gradient)
+                    if isinstance(flag, Tensor) and isinstance(call.sent, Tensor):
+                        flag = call.sent + flag
+                    call.sent = flag or call.sent if not isinstance(flag, Tensor) else flag
+
+        return hook
+
+    # --- the verdict ----------------------------------------------------------
+
+    def culprit(self) -> Culprit | None:
+        """Who made the first bad number of this step; None if all that was seen is fine."""
+        for door in self._doors:
+            if door.place not in self.usual and is_bad(door.flag):
+                return _forward(door)
+        for value, flag in self._arrivals:
+            if is_bad(flag):
+                return _backward(value)
+        for number, names, sizes in self._gradients:
+            for name, fine in zip(names, sizes.isfinite().tolist(), strict=True):
+                if not fine:
+                    return Culprit(Direction.BACKWARD, self._user_of(name), number, Witness.IN_SITU)
+        return None
+
+    def _user_of(self, parameter: str) -> str:
+        """The innermost module around a parameter that ran: an attention may use its projection's weights."""
+        path = parameter.rpartition(".")[0]
+        while path and path not in self._ran:
+            path = path.rpartition(".")[0]
+        return path
+
+
+def _forward(door: _Door) -> Culprit:
+    call = door.call
+    if not door.entered:
+        return Culprit(Direction.FORWARD, call.path, call.micro_batch, Witness.IN_SITU)
+    if call.caller is None:
+        return Culprit(Direction.BATCH, call.path, call.micro_batch, Witness.IN_SITU)
+    return Culprit(Direction.FORWARD, call.caller.path, call.micro_batch, Witness.IN_SITU)
+
+
+def _backward(value: Value) -> Culprit:
+    """Among those who took the value, the one that sent a bad gradient back; else the code around them."""
+    around = [call for call in value.taken_by if any(other.inside(call) for other in value.taken_by)]
+    takers = [call for call in value.taken_by if call not in around]
+    guilty = next((call for call in takers if call.sent is not None and is_bad(call.sent)), None)
+    if guilty is None:
+        guilty = next((call for call in takers if call.sent is None), None)
+    if guilty is None and around:
+        guilty = around[-1]
+    if guilty is None:
+        known = value.returned_by[-1] if value.returned_by else takers[0]
+        guilty = known.caller
+        if guilty is None:
+            return Culprit(Direction.LOSS, LOSS_PATH, known.micro_batch, Witness.IN_SITU)
+    return Culprit(Direction.BACKWARD, guilty.path, guilty.micro_batch, Witness.IN_SITU)
+
+
+def _floating(value: Any) -> Iterator[Tensor]:
+    return (tensor for tensor in tensors_in(value) if differentiable(tensor) and not tensor.is_meta)
+
+
+def _accumulates(node: Node) -> bool:
+    return node.name().endswith("AccumulateGrad")
+
+
+def _in_backward() -> bool:
+    return bool(torch._C._current_graph_task_id() != -1)
+
+
+def _next_number() -> int:
+    number: int = torch._C._autograd._get_sequence_nr()
+    return number
