@@ -18,8 +18,9 @@ Optimizers: TypeAlias = (
 
 
 def models_by_role(model: Models) -> dict[str, nn.Module]:
-    """Role → model; a single model has the empty role."""
-    return dict(model) if isinstance(model, Mapping) else {"": model}
+    """Role → model; a single model has the empty role. For a compiled one stands what was compiled."""
+    models = model if isinstance(model, Mapping) else {"": model}
+    return {role: getattr(one, "_orig_mod", one) for role, one in models.items()}
 
 
 def optimizers_by_name(optimizer: Optimizers) -> dict[str, torch.optim.Optimizer]:

@@ -17,7 +17,7 @@ import torch
 
 from evenflow.flow import ModuleCall, Role, Row, Site, Status
 from evenflow.watch.moments import COLUMNS, Rows, merge
-from evenflow.watch.passes import Call, Output, Pass
+from evenflow.watch.outputs import Call, Output, Pass
 from evenflow.watch.sample import Sample
 
 OP = "output"

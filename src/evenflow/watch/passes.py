@@ -27,94 +27,21 @@ one is kept.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias, final
+from typing import Any, final
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from evenflow.watch import graph
 from evenflow.watch.inventory import Inventory
-from evenflow.watch.moments import Page, Rows
-from evenflow.watch.units import Share, dead_share, saturated_share
+from evenflow.watch.moments import Page
+from evenflow.watch.outputs import Catalogue, Output, Pass
 
+_TICKETS = 1 << 20
+"""Tickets are this times the number of the pass, plus the position of the output."""
 _WAITING_PASSES = 64
 """Passes that wait for a gradient at most; an evaluation with gradients on would pile up without end."""
-_MOST_OUTPUTS = 1 << 16
-"""Descriptions that are remembered; batches of ever new shapes would make ever new ones."""
-
-
-Call: TypeAlias = tuple[str, int]
-"""Path of a module, and which of its calls within the pass; a plain tuple, for it is hashed often."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Output:
-    """What stays from step to step of the output of a module call. Made once, and equal to itself only.
-
-    Attributes:
-        module: Which call made it.
-        module_type: Class of the module.
-        order: Position in its pass.
-        shape: Its shape.
-        dtype: Its format.
-        inputs: Orders of the outputs that it was computed from.
-        output_of: All calls that returned this tensor, innermost first.
-    """
-
-    module: Call
-    module_type: str
-    order: int
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    inputs: tuple[int, ...]
-    output_of: tuple[Call, ...]
-
-
-@dataclass(slots=True, eq=False)
-class Pass:
-    """One call of the whole model.
-
-    Rows ``2i`` and ``2i + 1`` of its page are the moments of output ``i`` and of the
-    gradient that came to it.
-    """
-
-    training: bool
-    page: Page
-    outputs: list[Output] = field(default_factory=list)
-    has_gradient: bytearray = field(default_factory=bytearray)
-    """For each output, whether a gradient came to it."""
-    dead: list[Share | None] = field(default_factory=list)
-    """For each output, the share of dead units; None for all but rectifiers."""
-    saturated: list[Share | None] = field(default_factory=list)
-    """For each output, the share of saturated entries; None for all but sigmoids and their kin."""
-    calls: dict[str, int] = field(default_factory=dict)
-    nodes: dict[int, int] = field(default_factory=dict)
-    """Number of an autograd node → order of the output that it made."""
-    without_graph: dict[str, list[int]] = field(default_factory=dict)
-    """Orders of outputs made while gradients were off, by path; the latest last."""
-    last: tuple[int, int] = (0, 0)
-    """Identity of the latest output: of the tensor and of its node."""
-    can_have_gradients: bool = False
-    reached: int | None = None
-    """Turn in which a gradient last came."""
-
-    def structure(self) -> tuple[object, ...]:
-        """Equal where two passes differ by numbers only."""
-        return tuple(self.outputs), bytes(self.has_gradient)
-
-    def moments(self) -> Rows:
-        """The rows of all outputs and of their gradients [2 · outputs, 5]."""
-        return self.page.read(2 * len(self.outputs))
-
-    def shares(self) -> Rows:
-        """Shares of dead units and of saturated entries, beside :meth:`moments`; NaN where there are none."""
-        found = np.full((2 * len(self.outputs), 2), np.nan)
-        for column, shares in enumerate((self.dead, self.saturated)):
-            known = [index for index, share in enumerate(shares) if share is not None]
-            found[[2 * index for index in known], column] = [float(shares[index] or 0.0) for index in known]
-        return found
 
 
 @final
@@ -136,19 +63,18 @@ class PassProbe:
         self._inventory = inventory
         self._wanted = wanted
         self._timed = timed
-        self._handles: list[RemovableHandle] = []
+        self._handles: dict[str, list[RemovableHandle]] = {}
         self._passes: list[Pass] = []
-        self._known: dict[tuple[object, ...], Output] = {}
+        self._catalogue = Catalogue()
         self._script: list[Output] = []
         self._depth = 0
         self._current: Pass | None = None
+        self._traced = graph.TracedModules()
+        self.number = graph.register(self)
+        self.on = False
+        """Whether hooks are on the modules, to record what they return."""
         self.turn = 0
         self.paused = False
-
-    @property
-    def attached(self) -> bool:
-        """Whether hooks are on the modules."""
-        return bool(self._handles)
 
     def holds(self, parameters: set[int]) -> bool:
         """Whether any of these parameters, by identity, is the model's."""
@@ -156,21 +82,39 @@ class PassProbe:
 
     def attach(self) -> None:
         """Put hooks on all wanted modules, and on the model itself."""
+        self.on = True
         for path, module in self._inventory.modules:
             if isinstance(module, torch.jit.ScriptModule) or (path and not self._wanted(path)):
                 continue
-            outer = not path or bool(module._modules)
-            if outer:  # others can be in no other's way: what they return says enough
-                self._handles.append(module.register_forward_pre_hook(self._timed(self._enterer(path))))
-            self._handles.append(module.register_forward_hook(self._timed(self._leaver(path, outer))))
+            if path not in self._handles:
+                self._handles[path] = self._hooked(path, module)
 
     def detach(self) -> None:
-        """Take the hooks off and forget what waits."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        """Take the hooks off and forget what waits. Those in compiled graphs stay, and do nothing."""
+        self.on = False
+        for path in [path for path in self._handles if path not in self._traced]:
+            for handle in self._handles.pop(path):
+                handle.remove()
         self._passes.clear()
         self._current = None
+
+    def remove(self) -> None:
+        """Take all hooks off, for good."""
+        self._traced = graph.TracedModules()
+        self.detach()
+
+    def _hooked(self, path: str, module: nn.Module) -> list[RemovableHandle]:
+        outer = not path or bool(module._modules)
+        number = self._traced.number(path, module)
+        leave = graph.traceable(
+            self._timed(self._leaver(path, outer)), lambda output: graph.probe(self, number, output)
+        )
+        handles = [module.register_forward_hook(leave)]
+        if outer:  # others can be in no other's way: what they return says enough
+            begins = (lambda: graph.begin(self)) if not path else (lambda: None)
+            enter = graph.traceable(self._timed(self._enterer(path)), begins)
+            handles.append(module.register_forward_pre_hook(enter))
+        return handles
 
     def collect(self, turn: int) -> list[Pass]:
         """The passes that belong to the optimizer's step that ends ``turn``; the others are forgotten."""
@@ -182,11 +126,13 @@ class PassProbe:
 
     def _enterer(self, path: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any) -> None:
-            if _in_backward():
+            if not self.on or _in_backward():
                 return
             if self._depth == 0 or not path:  # the model itself begins anew, whatever raised before
                 self._depth = 0
-                self._begin()
+                self._current = None
+                if torch.is_grad_enabled():
+                    self._begin()
             self._depth += 1
 
         return hook
@@ -195,13 +141,17 @@ class PassProbe:
         wanted = self._wanted(path)
 
         def hook(module: nn.Module, args: Any, output: Any) -> None:
+            if not self.on:
+                return
             if _in_backward():
                 self._recomputed(path, output)
                 return
             if outer:
                 self._depth -= 1
             elif self._depth == 0:
-                self._begin()
+                self._current = None
+                if torch.is_grad_enabled():
+                    self._begin()
             if self._current is not None:
                 tensor = main_tensor(output)
                 if tensor is not None and wanted:
@@ -215,27 +165,22 @@ class PassProbe:
 
     def _begin(self) -> None:
         self._current = None
-        if torch.is_grad_enabled() and not self.paused:
+        if not self.paused:
             self._current = Pass(self._inventory.model.training, Page(2 * max(len(self._script), 32)))
             self._passes.append(self._current)
             self._drop_old()
 
     def _record(self, one: Pass, path: str, module: nn.Module, tensor: Tensor) -> None:
-        number = one.calls.get(path, 0)
-        one.calls[path] = number + 1
+        call = one.count(path)
         node = tensor.grad_fn
         identity = (id(tensor), -1 if node is None else node._sequence_nr())
         if one.last == identity and one.outputs:
-            one.outputs[-1] = self._returned_again(one.outputs[-1], (path, number))
+            one.outputs[-1] = self._catalogue.returned_again(one.outputs[-1], call)
             return
         one.last = identity
-        order = len(one.outputs)
-        described = self._output(one, (path, number), module, tensor)
-        one.dead.append(dead_share(module, tensor, channels_first=_channels_first(one, described)))
-        one.saturated.append(saturated_share(module, tensor))
-        one.outputs.append(described)
-        one.has_gradient.append(0)
-        one.page.put(2 * order, tensor)
+        inputs = _made_from(node, one.nodes)
+        described = self._catalogue.describe(call, module, len(one.outputs), tensor, inputs, self._script)
+        order = one.add(described, module, tensor)
         if tensor.requires_grad:
             one.can_have_gradients = True
             self._expect_gradient(one, order, tensor)
@@ -243,38 +188,6 @@ class PassProbe:
                 one.nodes[identity[1]] = order
         elif not torch.is_grad_enabled():
             one.without_graph.setdefault(path, []).append(order)
-
-    def _output(self, one: Pass, call: Call, module: nn.Module, tensor: Tensor) -> Output:
-        """The description of an output: the one of the previous pass, if nothing has changed."""
-        order = len(one.outputs)
-        inputs = _made_from(tensor.grad_fn, one.nodes)
-        shape, dtype = tensor.shape, tensor.dtype
-        if order < len(self._script):
-            known = self._script[order]
-            if (
-                known.module == call
-                and known.shape == shape
-                and known.dtype is dtype
-                and known.inputs == inputs
-                and len(known.output_of) == 1
-            ):
-                return known
-        key = (call, type(module).__name__, order, tuple(shape), dtype, inputs, (call,))
-        return self._made(key)
-
-    def _returned_again(self, output: Output, call: Call) -> Output:
-        key = (
-            output.module, output.module_type, output.order, output.shape, output.dtype, output.inputs,
-            (*output.output_of, call),
-        )  # fmt: skip
-        return self._made(key)
-
-    def _made(self, key: tuple[Any, ...]) -> Output:
-        if len(self._known) > _MOST_OUTPUTS:
-            self._known.clear()
-        if key not in self._known:
-            self._known[key] = Output(*key)
-        return self._known[key]
 
     def _recomputed(self, path: str, output: Any) -> None:
         """A checkpoint runs the module again, inside backward."""
@@ -289,10 +202,8 @@ class PassProbe:
 
     def _expect_gradient(self, one: Pass, order: int, tensor: Tensor) -> None:
         def arrived(gradient: Tensor) -> None:
-            if self._handles and not self.paused:
-                one.page.put(2 * order + 1, gradient)
-                one.has_gradient[order] = 1
-                one.reached = self.turn
+            if self.on and not self.paused:
+                one.add_gradient(order, gradient, self.turn)
 
         tensor.register_hook(self._timed(arrived))
 
@@ -302,11 +213,60 @@ class PassProbe:
             if oldest is not None:
                 self._passes.remove(oldest)
 
+    # --- what compiled graphs tell (evenflow.watch.graph) ---------------------
 
-def _channels_first(one: Pass, output: Output) -> bool:
-    """Whether units lie along axis 1: images do, and what a convolution or an image norm has made."""
-    before = [one.outputs[order].module_type for order in output.inputs]
-    return len(output.shape) > 3 or any(name.startswith(("Conv", "BatchNorm")) for name in before)
+    def graph_begins(self) -> None:
+        """A pass begins."""
+        if self.on and not _in_backward():
+            self._timed(self._begin)()
+
+    def graph_saw(self, module: int, output: Tensor, *, differentiable: bool) -> int:
+        """A module returned ``output``; gives a ticket for its gradient."""
+        ticket = graph.NOTHING
+
+        def see() -> None:
+            nonlocal ticket
+            ticket = self._see(module, output, differentiable=differentiable)
+
+        if self.on and not self.paused and not _in_backward():
+            self._timed(see)()
+        return ticket
+
+    def graph_brought(self, ticket: int, gradient: Tensor) -> None:
+        """The gradient of an output arrived."""
+
+        def take() -> None:
+            number, order = divmod(ticket, _TICKETS)
+            one = next((one for one in self._passes if one.number == number), None)
+            if one is not None:
+                one.add_gradient(order, gradient, self.turn)
+
+        if self.on and not self.paused:
+            self._timed(take)()
+
+    def graph_traced(self, call: graph.TracedCall, origin: graph.Origin) -> None:
+        """The compiler traces a call."""
+        self._traced.origins[call] = origin
+
+    def _see(self, module: int, output: Tensor, *, differentiable: bool) -> int:
+        if self._current is None:
+            self._begin()
+        one = self._current
+        if one is None:
+            return graph.NOTHING
+        path, owner = self._traced.modules[module]
+        call = one.count(path)
+        same, inputs, outside = self._traced.origins.get((module, call[1]), graph.UNKNOWN)
+        order = one.order_of_equal(output) if outside else one.traced.get(same)
+        if order is not None:
+            one.outputs[order] = self._catalogue.returned_again(one.outputs[order], call)
+            one.traced[module, call[1]] = order
+            return graph.NOTHING
+        made_from = tuple(sorted(one.traced[source] for source in inputs if source in one.traced))
+        described = self._catalogue.describe(call, owner, len(one.outputs), output, made_from, self._script)
+        order = one.traced[module, call[1]] = one.add(described, owner, output)
+        one.can_have_gradients |= differentiable
+        return one.number * _TICKETS + order
 
 
 def main_tensor(value: Any) -> Tensor | None:

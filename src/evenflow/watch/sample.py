@@ -8,8 +8,8 @@ import numpy as np
 from torch import Tensor
 
 from evenflow.watch.moments import Rows
+from evenflow.watch.outputs import Pass
 from evenflow.watch.parameters import ParameterSample
-from evenflow.watch.passes import Pass
 
 
 @dataclass(slots=True)

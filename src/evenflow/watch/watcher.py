@@ -346,7 +346,7 @@ class Watch:
         self._stepped.clear()
         if self._timeline.waiting >= _MOST_WAITING_STEPS:
             self._writer.hurry()
-        attached = any(passes.attached for passes in self._passes.values())
+        attached = any(passes.on for passes in self._passes.values())
         if self._governor.sampling and not attached:
             self._refresh()
             self._attach()
@@ -413,6 +413,8 @@ class Watch:
             handle.remove()
         self._handles = []
         self._detach()
+        for passes in self._passes.values():
+            passes.remove()
         for probe in self._parameters.values():
             probe.forget()
         self._scale.remove()

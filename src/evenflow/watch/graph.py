@@ -1,0 +1,275 @@
+"""Probes inside compiled graphs.
+
+``torch.compile`` traces hooks into its graph, so what a hook does has to be made of
+ops. Three of them are defined here. When the graph runs they call back into the
+:class:`Listener` that put them there, and so in a compiled step the same code reads
+the same tensors as in an eager one:
+
+    begin(model)              a pass through the whole model begins
+    seen(x, module) → ticket  a module returned x
+    arrived(gradient, ticket) the gradient that came back to it
+
+An identity :class:`torch.autograd.Function` behind ``seen`` carries the ticket to the
+backward pass. (It copies, since what a custom function returns as it is must not be
+changed in place, and the next module may be ``ReLU(inplace=True)``; the compiler
+removes copies that nothing needs.) The ops say that they change a tensor, which
+they do not: it keeps their order, and keeps them from being removed as dead code.
+
+Probes are there in steps that are sampled. The graph depends on the switch
+:attr:`Listener.on`, so the compiler makes two graphs, one with and one without
+them, and takes the one that fits; a step that is not sampled pays nothing. The price
+is that the model is compiled twice.
+
+Autograd's graph, from which an eager pass tells what an output was made from, does
+not exist in there. While the compiler traces, its own graph is walked instead.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, TypeAlias, final
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor, nn
+
+_LIBRARY = torch.library.Library("evenflow", "DEF")
+_LIBRARY.define("begin(Tensor(a!) order, int listener) -> ()")
+_LIBRARY.define("seen(Tensor x, Tensor(a!) order, int listener, int module, bool differentiable) -> Tensor")
+_LIBRARY.define("arrived(Tensor(a!) gradient, Tensor ticket, int listener) -> ()")
+
+_ORDER = torch.zeros(1)
+"""What the ops of the forward pass pretend to change."""
+NOTHING = -1
+"""The ticket of an output that is not recorded."""
+
+
+TracedCall: TypeAlias = tuple[int, int]
+"""Number of a module, and which of its calls in the graph."""
+
+
+class Origin(NamedTuple):
+    """Where an output comes from.
+
+    Attributes:
+        same: The call that returned this very tensor before.
+        inputs: The nearest calls whose outputs it is computed from.
+        outside: Whether it came into the graph from outside. The compiler calls hooks on
+            the model itself between graphs.
+    """
+
+    same: TracedCall | None
+    inputs: tuple[TracedCall, ...]
+    outside: bool = False
+
+
+UNKNOWN = Origin(None, ())
+
+
+class Listener(Protocol):
+    """Is told what happens in a compiled graph.
+
+    Attributes:
+        number: As which it is known to the ops (:func:`register`).
+        on: Whether graphs shall have probes.
+    """
+
+    number: int
+    on: bool
+
+    def graph_begins(self) -> None:
+        """A pass begins."""
+
+    def graph_saw(self, module: int, output: Tensor, *, differentiable: bool) -> int:
+        """A module returned ``output``; gives a ticket for its gradient."""
+
+    def graph_brought(self, ticket: int, gradient: Tensor) -> None:
+        """A gradient arrived."""
+
+    def graph_traced(self, call: TracedCall, origin: Origin) -> None:
+        """The compiler traces a call."""
+
+
+_LISTENERS: WeakValueDictionary[int, Listener] = WeakValueDictionary()
+_NUMBERS = itertools.count()
+
+
+def register(listener: Listener) -> int:
+    """A number for a listener, by which ops find it as long as it is alive."""
+    number = next(_NUMBERS)
+    _LISTENERS[number] = listener
+    return number
+
+
+def begin(listener: Listener) -> None:
+    """In a traced hook: a pass begins."""
+    if listener.on and torch.is_grad_enabled():
+        torch.ops.evenflow.begin(_ORDER, listener.number)
+
+
+def probe(listener: Listener, module: int, output: Any) -> Any:
+    """In a traced hook: the module's output with a probe in it; None to leave it as it is.
+
+    Outputs that are a tensor, or a tuple or list with one, are looked at.
+    """
+    if not listener.on or not torch.is_grad_enabled():
+        return None
+    if isinstance(output, Tensor):
+        return _probed(listener, module, output) if output.is_floating_point() else None
+    if type(output) is tuple or type(output) is list:
+        for index, one in enumerate(output):
+            if isinstance(one, Tensor) and one.ndim and one.is_floating_point():
+                parts = list(output)
+                parts[index] = _probed(listener, module, one)
+                return tuple(parts) if type(output) is tuple else parts
+    return None
+
+
+def _probed(listener: Listener, module: int, x: Tensor) -> Tensor:
+    ticket = torch.ops.evenflow.seen(x, _ORDER, listener.number, module, x.requires_grad)
+    if not x.requires_grad:
+        return x
+    probed: Tensor = _Probe.apply(x, ticket, listener.number)  # type: ignore[no-untyped-call]
+    return probed
+
+
+class _Probe(torch.autograd.Function):
+    """Identity that shows the gradient to the listener."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, ticket: Tensor, listener: int) -> Tensor:
+        ctx.save_for_backward(ticket)
+        ctx.listener = listener
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (ticket,) = ctx.saved_tensors
+        gradient = gradients[0].clone()
+        torch.ops.evenflow.arrived(gradient, ticket, ctx.listener)
+        return gradient, None, None
+
+
+def _begin(order: Tensor, listener: int) -> None:
+    if listener in _LISTENERS:
+        _LISTENERS[listener].graph_begins()
+
+
+def _seen(x: Tensor, order: Tensor, listener: int, module: int, differentiable: bool) -> Tensor:
+    known = _LISTENERS.get(listener)
+    ticket = NOTHING if known is None else known.graph_saw(module, x, differentiable=differentiable)
+    return torch.tensor(ticket)
+
+
+def _arrived(gradient: Tensor, ticket: Tensor, listener: int) -> None:
+    known, number = _LISTENERS.get(listener), int(ticket)
+    if known is not None and number != NOTHING:
+        known.graph_brought(number, gradient)
+
+
+def _trace_seen(x: Tensor, order: Tensor, listener: int, module: int, differentiable: bool) -> Tensor:
+    """In place of :func:`_seen` while the compiler traces."""
+    known, node = _LISTENERS.get(listener), _node_being_traced()
+    if known is not None and node is not None:
+        known.graph_traced(*_made_from(node))
+    return torch.empty((), dtype=torch.int64)
+
+
+for _name, _run, _trace in (
+    ("begin", _begin, lambda *_: None),
+    ("seen", _seen, _trace_seen),
+    ("arrived", _arrived, lambda *_: None),
+):
+    _LIBRARY.impl(_name, _run, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"evenflow::{_name}", _trace, lib=_LIBRARY)
+
+
+# --- the graph that is being traced -----------------------------------------------
+
+
+def _node_being_traced() -> Any:
+    """The newest node of the compiler's graph, if it is a ``seen``; None when there is no such graph."""
+    from torch._dynamo.symbolic_convert import InstructionTranslator
+
+    try:
+        node = next(reversed(InstructionTranslator.current_tx().output.graph.nodes))
+    except AttributeError:  # a later stage of the compiler runs the graph once more
+        return None
+    return node if _is_seen(node) else None
+
+
+def _is_seen(node: Any) -> bool:
+    return node.op == "call_function" and node.target in (
+        torch.ops.evenflow.seen,
+        torch.ops.evenflow.seen.default,
+    )
+
+
+def _made_from(node: Any) -> tuple[TracedCall, Origin]:
+    """Which call a ``seen`` is about, and where its output comes from."""
+    earlier: dict[Any, TracedCall] = {}
+    counts: dict[int, int] = {}
+    for other in node.graph.nodes:
+        if other is node:
+            break
+        if _is_seen(other):
+            module = other.args[3]
+            earlier[other.args[0]] = (module, counts.get(module, 0))
+            counts[module] = counts.get(module, 0) + 1
+    output = node.args[0]
+    same = _through_probe(output, earlier)
+    found: list[TracedCall] = []
+    waiting, known = [output], {output}
+    while waiting and same is None:
+        for source in waiting.pop().all_input_nodes:
+            if source in earlier:
+                if earlier[source] not in found:
+                    found.append(earlier[source])
+            elif source not in known and not _is_seen(source):
+                known.add(source)
+                waiting.append(source)
+    module = node.args[3]
+    return (module, counts.get(module, 0)), Origin(same, tuple(found), outside=output.op == "placeholder")
+
+
+def _through_probe(node: Any, earlier: dict[Any, TracedCall]) -> TracedCall | None:
+    """The call whose probed output ``node`` is, untouched."""
+    if node in earlier:
+        return earlier[node]
+    if node.op == "call_function" and getattr(node.target, "__name__", "") == "getitem":
+        (function, *_) = node.all_input_nodes
+        if "autograd_function_apply" in function.name:
+            return next((earlier[one] for one in function.all_input_nodes if one in earlier), None)
+    return None
+
+
+@final
+class TracedModules:
+    """The modules by number, as compiled graphs name them, and what is known of those that were traced."""
+
+    def __init__(self) -> None:
+        self.modules: list[tuple[str, nn.Module]] = []
+        self.origins: dict[TracedCall, Origin] = {}
+        self._numbers: dict[tuple[str, int], int] = {}
+
+    def number(self, path: str, module: nn.Module) -> int:
+        """A number for a module, which stays its own."""
+        number = self._numbers.setdefault((path, id(module)), len(self.modules))
+        if number == len(self.modules):
+            self.modules.append((path, module))
+        return number
+
+    def __contains__(self, path: object) -> bool:
+        return any(self.modules[number][0] == path for number, _ in self.origins)
+
+
+def traceable(eager: Callable[..., None], traced: Callable[..., Any]) -> Callable[..., Any]:
+    """A hook that runs ``eager``; inside a compiled graph ``traced``, with the module's output alone."""
+
+    def hook(module: Any, args: Any, *output: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return traced(*output)
+        return eager(module, args, *output)
+
+    return hook

@@ -1,0 +1,153 @@
+"""Compiled models: probes in the graph without a break, numbers as in eager, no probes where none are due."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._dynamo.utils import counters
+from torch.nn import functional as F
+
+from evenflow.flow import Flow, Role, Run
+from evenflow.watch import watch
+
+# The compiler warns of what it does itself: with custom functions, and with inputs that are no leaves.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"),
+]
+
+
+class Block(nn.Module):
+    """In-place activations, a skip, a module called twice, a tuple as output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(6, 6), nn.ReLU(inplace=True), nn.Linear(6, 6))
+        self.twice = nn.Tanh()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, int]:
+        return self.twice(x + self.inner(self.twice(x))), 1
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.block, self.head = nn.Linear(4, 6), Block(), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.block(self.first(x))[0])
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> None:
+    torch._dynamo.reset()
+    counters.clear()
+
+
+def made(compiled: Callable[[nn.Module], Any]) -> tuple[Any, torch.optim.Optimizer]:
+    torch.manual_seed(0)
+    model = compiled(Net())
+    return model, torch.optim.SGD(model.parameters(), 0.1)
+
+
+def train(model: Any, optimizer: torch.optim.Optimizer, steps: int, micro: int = 1) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    losses = []
+    for _ in range(steps):
+        for _ in range(micro):
+            x, y = torch.randn(5, 4, generator=generator), torch.randint(3, (5,), generator=generator)
+            losses.append(F.cross_entropy(model(x), y))
+            losses[-1].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return losses
+
+
+def seen(compiled: Callable[[nn.Module], Any], steps: int = 3, micro: int = 1) -> Run:
+    model, optimizer = made(compiled)
+    with watch(model, optimizer, budget=None) as run:
+        train(model, optimizer, steps, micro)
+    assert run.trouble is None
+    return run.run
+
+
+def aot(model: nn.Module) -> Any:
+    return torch.compile(model, fullgraph=True, backend="aot_eager")
+
+
+def same(found: Flow, expected: Flow, relative: float) -> None:
+    assert [(row.site, row.status, row.inputs, row.output_of, row.shape) for row in found] == [
+        (row.site, row.status, row.inputs, row.output_of, row.shape) for row in expected
+    ]
+    for role in Role:
+        stats = found.stats(role)
+        for path, other in expected.stats(role).items():
+            assert stats[path].count == other.count
+            assert stats[path].mean_square == pytest.approx(other.mean_square, rel=relative)
+            assert stats[path].mean == pytest.approx(other.mean, rel=10 * relative, abs=1e-9)
+            assert stats[path].abs_max == pytest.approx(other.abs_max, rel=relative)
+
+
+@pytest.mark.parametrize("micro", [1, 2])
+def test_the_same_rows_as_in_eager_without_a_graph_break(micro: int) -> None:
+    expected = seen(lambda model: model, micro=micro)
+    found = seen(aot, micro=micro)
+    assert not counters["graph_break"]
+    assert counters["stats"]["unique_graphs"] == 3, "the model, and its own hook before and after it"
+    assert found.steps == expected.steps == (0, 1, 2)
+    for (_, flow), (_, other) in zip(found.flows(), expected.flows(), strict=True):
+        same(flow, other, relative=1e-6)
+        assert [row.site.path for row in flow.chain()] == [row.site.path for row in other.chain()]
+
+
+@pytest.mark.slow
+def test_the_same_rows_under_inductor() -> None:
+    expected = seen(lambda model: model)
+    found = seen(lambda model: torch.compile(model, fullgraph=True))
+    assert not counters["graph_break"]
+    for (_, flow), (_, other) in zip(found.flows(), expected.flows(), strict=True):
+        same(flow, other, relative=1e-5)
+
+
+def test_losses_are_those_of_the_bare_model() -> None:
+    model, optimizer = made(aot)
+    bare = [*train(model, optimizer, 4), *model.parameters()]
+    model, optimizer = made(aot)
+    with watch(model, optimizer, budget=None):
+        watched = [*train(model, optimizer, 4), *model.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(bare, watched, strict=True))
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_steps_that_are_not_sampled_run_a_graph_without_probes() -> None:
+    model, optimizer = made(aot)
+    with watch(model, optimizer, budget=1e-9) as run:
+        train(model, optimizer, 6)
+    assert run.trouble is None
+    assert run.cost.sampled == 1
+    assert not counters["graph_break"]
+    assert counters["stats"]["unique_graphs"] == 4, "three with probes, one without"
+
+
+def test_a_model_that_is_compiled_while_it_is_watched() -> None:
+    model, optimizer = made(lambda model: model)
+    with watch(model, optimizer, budget=None) as run:
+        train(aot(model), optimizer, 2)
+        with torch.no_grad():
+            aot(model)(torch.ones(5, 4))
+    assert run.trouble is None
+    assert [row.site.path for row in run.run.flow(1).chain()] == ["first", "block.twice", "head"]
+    assert not counters["graph_break"]
+
+
+def test_a_module_that_compiles_itself() -> None:
+    model, optimizer = made(lambda model: model)
+    model.compile(fullgraph=True, backend="aot_eager")
+    with watch(model, optimizer, budget=None) as run:
+        train(model, optimizer, 2)
+    assert run.trouble is None
+    same(run.run.flow(1), seen(lambda model: model, steps=2).flow(1), relative=1e-6)
