@@ -32,6 +32,10 @@ _HARMLESS_IF_LEARNING = frozenset(
     {Symptom.VANISHING_GRADIENT, Symptom.EXPLODING_GRADIENT, Symptom.DEAD_UNITS, Symptom.SATURATION}
 )
 
+_OF_INITIAL_WEIGHTS = frozenset(
+    {CauseName.INIT_TOO_LARGE, CauseName.INIT_TOO_SMALL, CauseName.ZERO_INIT_SYMMETRY}
+)
+
 
 def check_steps(rules: Iterable[Rule], history: History) -> tuple[list[Finding], list[Skipped]]:
     """What rules for single steps say of a run."""
@@ -81,7 +85,8 @@ class _Check:
         if not steps:
             raise CannotJudgeError("no step of the run was sampled")
         if self.rule.symptom is Symptom.NON_FINITE:
-            yield from next((found for step in steps if (found := self.at(step))), ())
+            found = next((found for step in steps if (found := self.at(step))), [])
+            yield from (found if self.at(steps[0]) else map(_made_in_training, found))
             return
         *_, last = (self.at(step) for step in steps)
         if not any(finding.severity.is_alarm for finding in last):
@@ -114,6 +119,7 @@ class _Check:
                 evidence.append(Evidence(f"It is so from the first step seen to the last, {steps[-1]}."))
         else:
             evidence.append(Evidence(f"It began in training: it is so since step {began}.", float(began)))
+            causes = _made_in_training(finding).causes
             if finding.symptom in (Symptom.DEAD_UNITS, Symptom.SATURATION):
                 causes = _blame_step(self.history, began, causes)
         severity = finding.severity
@@ -123,6 +129,15 @@ class _Check:
                 Evidence("Training learns in spite of it: the loss has fallen by more than half.")
             )
         return replace(finding, severity=severity, evidence=tuple(evidence), causes=causes)
+
+
+def _made_in_training(finding: Finding) -> Finding:
+    """What the first step does not have is no matter of the initial weights."""
+    causes = tuple(
+        replace(cause, name=CauseName.UNKNOWN) if cause.name in _OF_INITIAL_WEIGHTS else cause
+        for cause in finding.causes
+    )
+    return replace(finding, causes=causes)
 
 
 def _flow(history: History, step: int) -> Flow:
