@@ -13,13 +13,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Severity, Skipped, Symptom
-from evenflow.diagnose.modules import in_ops
 from evenflow.diagnose.rule import CannotJudgeError, Rule
 from evenflow.diagnose.text import percent
 
 if TYPE_CHECKING:
     from evenflow.diagnose.history import History
-    from evenflow.flow import Flow
 
 LOOKS = 5
 """Steps that are looked at: the first, the last and three between them, as quartiles are (a judgement)."""
@@ -65,7 +63,7 @@ class _Check:
         """What the rule says of a step."""
         if step not in self._said:
             try:
-                self._said[step] = list(self.rule.check(_flow(self.history, step)))
+                self._said[step] = list(self.rule.check(self.history.flow_in_ops(step)))
             except CannotJudgeError as reason:
                 self._said[step] = reason
         said = self._said[step]
@@ -103,12 +101,12 @@ class _Check:
         healthy = [step for step in steps if not self.alarms(step)]
         if not healthy:
             return None
-        every = self.history.run.steps
+        every = self.history.steps.tolist()
         low, high = every.index(healthy[-1]), every.index(next(s for s in steps if s > healthy[-1]))
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (low, middle) if self.alarms(every[middle]) else (middle, high)
-        return every[high]
+        return int(every[high])
 
     def _told(self, finding: Finding, began: int | None, steps: list[int]) -> Finding:
         """The finding of the last step, with its history."""
@@ -140,13 +138,9 @@ def _made_in_training(finding: Finding) -> Finding:
     return replace(finding, causes=causes)
 
 
-def _flow(history: History, step: int) -> Flow:
-    return in_ops(history.flow(step))
-
-
 def _looked_at(history: History) -> list[int]:
     """The steps to look at; for a run that breaks the first broken one and none after it."""
-    steps = list(history.run.steps)
+    steps: list[int] = history.steps.tolist()
     broken = history.first_broken
     if broken is not None:
         steps = [step for step in steps if step <= broken]

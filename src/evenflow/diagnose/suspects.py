@@ -28,7 +28,6 @@ from evenflow.diagnose.graph import OpGraph
 from evenflow.diagnose.history.grid import Floats, Integers
 from evenflow.diagnose.history.history import History
 from evenflow.diagnose.history.loss import LossCurve
-from evenflow.diagnose.modules import in_ops
 from evenflow.diagnose.rule import CannotJudgeError
 from evenflow.diagnose.rules.clipping_always_active import clipped_hard
 from evenflow.diagnose.rules.optimizer_epsilon_dominates import epsilon_dominates
@@ -196,9 +195,8 @@ def unscaled_input(history: History) -> Cause | None:
     """Whether the first layer reads numbers that are far too large."""
     if history.first is None:
         return None
-    flow = in_ops(history.first)
     try:
-        graph = OpGraph(flow)
+        graph = OpGraph(history.flow_in_ops(int(history.steps[0])))
     except CannotJudgeError:
         return None
     first = next((row for row in graph.gradients.values() if graph.is_layer(row) and not row.inputs), None)

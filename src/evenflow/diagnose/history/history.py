@@ -17,6 +17,7 @@ import numpy as np
 
 from evenflow.diagnose.history.grid import COLUMNS, Floats, Grid, Integers, grids
 from evenflow.diagnose.history.loss import LossCurve
+from evenflow.diagnose.modules import in_ops
 from evenflow.diagnose.rule import CannotJudgeError
 from evenflow.flow import Flow, Role, Row, Run, Series, Stats
 
@@ -50,27 +51,31 @@ class History:
 
     def __init__(self, run: Run) -> None:
         self.run = run
+        self._flows: dict[int, Flow] = {}
+        self._flows_in_ops: dict[int, Flow] = {}
+        self._figures: dict[str, Mapping[str, Series]] = {}
 
     @cached_property
     def grids(self) -> Mapping[Role, Grid]:
         """The statistics of each role of tensor over the sampled steps; roles without rows are left out."""
         return grids(self.run.table("flow", COLUMNS))
 
-    @cached_property
-    def flows(self) -> dict[int, Flow]:
-        """Flows of single steps that were asked for, by step."""
-        return {}
-
     def flow(self, step: int) -> Flow:
         """The Flow of one sampled step."""
-        if step not in self.flows:
-            self.flows[step] = self.run.flow(step)
-        return self.flows[step]
+        if step not in self._flows:
+            self._flows[step] = self.run.flow(step)
+        return self._flows[step]
+
+    def flow_in_ops(self, step: int) -> Flow:
+        """The same in the words of ops; see :mod:`evenflow.diagnose.modules`."""
+        if step not in self._flows_in_ops:
+            self._flows_in_ops[step] = in_ops(self.flow(step))
+        return self._flows_in_ops[step]
 
     @cached_property
     def first(self) -> Flow | None:
         """The Flow of the first sampled step; None if no step was sampled."""
-        return self.flow(self.run.steps[0]) if self.run.steps else None
+        return self.flow(int(self.steps[0])) if self.steps.size else None
 
     # --- roles and their optimizers --------------------------------------------
 
@@ -141,6 +146,12 @@ class History:
             raise CannotJudgeError("the loss was never a number (see EF702)")
         return curve
 
+    def figure(self, name: str) -> Mapping[str, Series]:
+        """A figure of single parameters that no Flow holds: parameter → its values over the steps."""
+        if name not in self._figures:
+            self._figures[name] = self.run.parameter(name)
+        return self._figures[name]
+
     def _loss_name(self, role: str) -> str | None:
         return next((name for name in _loss_names(role) if name in self.run.scalars), None)
 
@@ -171,8 +182,8 @@ class History:
         """Parameters of two axes or more: weights, as opposed to biases and gains."""
         if self.first is None:
             return ()
-        steps = {self.run.steps[0], self.run.steps[-1]}
-        rows = [row for step in steps for row in self.flow(step).select(Role.PARAMETER)]
+        ends = dict.fromkeys((int(self.steps[0]), int(self.steps[-1])))
+        rows = [row for step in ends for row in self.flow(step).select(Role.PARAMETER)]
         return tuple(dict.fromkeys(row.site.path for row in rows if len(row.shape) >= 2))
 
     def parameters(self, role: str = "", *, matrices: bool = False) -> list[str]:

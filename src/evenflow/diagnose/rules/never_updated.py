@@ -63,7 +63,7 @@ so with `requires_grad_(False)`, which saves the gradient's cost too.""",
 
     def check_run(self, history: History) -> Iterator[Finding]:
         """See :class:`~evenflow.diagnose.rule.RunRule`."""
-        if len(history.run.steps) < ENOUGH.value:
+        if len(history.steps) < ENOUGH.value:
             raise CannotJudgeError(f"fewer than {ENOUGH.value:.0f} steps were sampled")
         for role in history.roles:
             yield from _judge(history, role)

@@ -75,7 +75,7 @@ small (EF101).""",
         roles = [role for role in history.roles if history.has_second_moments(role)]
         if not roles:
             return
-        if not history.run.parameter("second_moment_mean"):
+        if not history.figure("second_moment_mean"):
             raise CannotJudgeError("the run does not hold the optimizer's second moments")
         for role in roles:
             found, judged = _dominated(history, role)
@@ -91,7 +91,7 @@ def epsilon_dominates(history: History, role: str) -> Cause | None:
 
 def _dominated(history: History, role: str) -> tuple[dict[str, float], int]:
     """Weight matrix → √v/ε where that is small, and how many were judged."""
-    moments = history.run.parameter("second_moment_mean")
+    moments = history.figure("second_moment_mean")
     judged = [name for name in history.parameters(role, matrices=True) if name in moments]
     ratios = {name: _over_epsilon(history, role, moments[name]) for name in judged}
     return {name: ratio for name, ratio in ratios.items() if ratio is not None}, len(judged)

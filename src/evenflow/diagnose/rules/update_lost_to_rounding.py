@@ -80,7 +80,7 @@ def _lost(history: History) -> dict[str, float]:
     """Weight matrix → share of its entries that the typical step leaves as they are, where that is most."""
     import numpy as np
 
-    lost = history.run.parameter("lost_update_fraction")
+    lost = history.figure("lost_update_fraction")
     return {
         name: float(np.median(lost[name].values))
         for name in history.matrices
