@@ -6,8 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from benchmarks.diagnosis.observe import story
-
 from evenflow import Program, Report, check
 
 
@@ -20,14 +18,14 @@ class Verdict:
         causes: Likewise, most credible first.
         places: Where it sees them; empty for tools that name none.
         skipped: What could not be judged.
-        story: What evenflow reported and saw, in lines.
+        report: evenflow's own, to look into.
     """
 
     symptoms: tuple[str, ...] = ()
     causes: tuple[str, ...] = ()
     places: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
-    story: tuple[str, ...] = ()
+    report: Report | None = None
 
 
 Tool: TypeAlias = Callable[[Program, int], Verdict]
@@ -36,11 +34,7 @@ Tool: TypeAlias = Callable[[Program, int], Verdict]
 
 def evenflow_tool(program: Program, seed: int) -> Verdict:
     """What ``evenflow.check`` says of a program."""
-    return verdict_of(check(program, seed=seed))
-
-
-def verdict_of(report: Report) -> Verdict:
-    """The alarms of a report."""
+    report = check(program, seed=seed)
     alarms = report.diagnosis.alarms
     return Verdict(
         symptoms=tuple(dict.fromkeys(finding.symptom.value for finding in alarms)),
@@ -49,5 +43,5 @@ def verdict_of(report: Report) -> Verdict:
         skipped=tuple(
             f"{skip.code}: {skip.reason}" for skip in report.diagnosis.skipped if "failed" in skip.reason
         ),
-        story=tuple(story(report)),
+        report=report,
     )

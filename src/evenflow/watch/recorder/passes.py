@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from evenflow.trace.structure import differentiable, tensors_in
+from evenflow.watch.recorder.eager import eager_only
 from evenflow.watch.recorder.finite import Flag, bad
 
 _MOST_PASSES = 32
@@ -111,14 +112,15 @@ class PassLog:
 
     def attach(self) -> None:
         """Put hooks on all modules; after the first step, on those that the loop calls."""
+        leave = self._timed(self._leave)
         for prefix, model in self._models.items():
             for module in model.modules():
                 wanted = module is model or not self._narrow or module in self._entries
                 if wanted and not isinstance(module, torch.jit.ScriptModule):
                     enter = self._timed(self._enterer(prefix))
                     self._handles += [
-                        module.register_forward_pre_hook(enter, with_kwargs=True),
-                        module.register_forward_hook(self._timed(self._leave), always_call=True),
+                        module.register_forward_pre_hook(eager_only(enter), with_kwargs=True),
+                        module.register_forward_hook(eager_only(leave), always_call=True),
                     ]
 
     def detach(self) -> None:

@@ -33,6 +33,7 @@ from evenflow.flow import LOSS_PATH
 from evenflow.trace.structure import differentiable, tensors_in
 from evenflow.watch.norms import norms
 from evenflow.watch.recorder.culprit import Culprit, Direction, Witness
+from evenflow.watch.recorder.eager import eager_only
 from evenflow.watch.recorder.finite import Flag, bad, is_bad
 
 _MOST_PASSES = 64
@@ -147,18 +148,18 @@ class Sentinels:
         return self._passes > 0
 
     def attach(self) -> None:
-        """Post them."""
+        """Post them. Compiled code is made without them: a module in it is judged by the doors around it."""
+        leave = self._timed(self._leave)
         for prefix, model in self._models.items():
             for path, module in model.named_modules():
                 if isinstance(module, torch.jit.ScriptModule):
                     continue
                 name = ".".join(filter(None, (prefix, path)))
                 leaf = next(module.children(), None) is None
+                enter = self._timed(self._enterer(name, leaf))
                 self._handles += [
-                    module.register_forward_pre_hook(
-                        self._timed(self._enterer(name, leaf)), with_kwargs=True
-                    ),
-                    module.register_forward_hook(self._timed(self._leave), always_call=True),
+                    module.register_forward_pre_hook(eager_only(enter), with_kwargs=True),
+                    module.register_forward_hook(eager_only(leave), always_call=True),
                 ]
 
     def detach(self) -> None:
