@@ -1,14 +1,18 @@
-"""Writes what is generated under docs/: a page for every rule, and the picture of the README.
+"""Writes what is generated under docs/: pages of rules, the lab's table, and the picture of the README.
 
     ./dev docs
 
-Pages come from the rules themselves, the picture from a real run, so neither
-can differ from what the program says. A test compares the pages with the rules.
+Pages come from the rules and experiments themselves, the picture from a real run, so none
+can differ from what the program says. A test compares the pages with their sources. The
+times in the lab's table are those of ``lab-times.json``, which is written by
+
+    evenflow lab run --all --times docs/lab-times.json
 """
 
 from __future__ import annotations
 
 import io
+import json
 import re
 from pathlib import Path
 
@@ -17,11 +21,13 @@ from rich.console import Console
 from evenflow.check import check
 from evenflow.cli.target import load_target
 from evenflow.diagnose import explain, rules
+from evenflow.lab import experiments
 from evenflow.report import ReportContent, render_terminal
 
 HERE = Path(__file__).parent
 PICTURED = "examples/digits.py:sigmoid_net"
 COLUMNS = 92
+TABLE = ("<!-- experiments: written by docs/build.py -->", "<!-- end of experiments -->")
 FONTS = "'DejaVu Sans Mono', Menlo, Consolas, monospace"
 
 
@@ -30,7 +36,28 @@ def pages() -> dict[str, str]:
     found = {f"rules/{rule.code}.md": explain(rule.code) for rule in rules()}
     lines = [f"* [{rule.code} {rule.name}](rules/{rule.code}.md): {rule.summary}" for rule in rules()]
     found["rules.md"] = "# Rules\n\n" + "\n".join(lines) + "\n"
+    found["lab.md"] = lab_page()
     return found
+
+
+def lab_page() -> str:
+    """The page of the lab, with its table of experiments made anew."""
+    times = json.loads((HERE / "lab-times.json").read_text(encoding="utf-8"))
+    rows = ["| name | asks | quick | full | at full size it |", "|---|---|---:|---:|---|"]
+    sums = dict.fromkeys(("quick", "full"), 0.0)
+    for kind in experiments():
+        sizes = times.get(kind.name(), {})
+        cells = []
+        for size in sums:
+            seconds = sizes.get(size, {}).get("processor_seconds")
+            sums[size] += seconds or 0.0
+            cells.append("–" if seconds is None else f"{seconds:.0f} s")
+        verdict = sizes.get("full", {}).get("verdict", "–")
+        rows.append(f"| `{kind.name()}` | {kind.question} | {cells[0]} | {cells[1]} | {verdict} |")
+    rows.append(f"| all | | {sums['quick'] / 60:.0f} min | {sums['full'] / 60:.0f} min | |")
+    text = (HERE / "lab.md").read_text(encoding="utf-8")
+    table = f"{TABLE[0]}\n\n" + "\n".join(rows) + f"\n\n{TABLE[1]}"
+    return re.sub(f"{TABLE[0]}.*{TABLE[1]}", lambda _: table, text, flags=re.DOTALL)
 
 
 def picture() -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import re
-import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from benchmarks.diagnosis import data
 from benchmarks.diagnosis.data import Dataset, UnbuildableError
 from benchmarks.diagnosis.losses import SUPERVISED, discriminator_loss, generator_loss, one_hot_like
 from benchmarks.diagnosis.network import Context, build_network, flat
+from benchmarks.diagnosis.recipe import held_out
 from benchmarks.diagnosis.subject import Subject
 from torch import Tensor, nn
 
@@ -47,11 +47,6 @@ def cases() -> list[Subject]:
     """All programs of the corpus."""
     text = (Path(__file__).parent / "cases.json").read_text(encoding="utf-8")
     return [_subject(record) for record in json.loads(text)]
-
-
-def held_out(name: str) -> bool:
-    """Whether a program belongs to the half that is looked at only at the end: by a hash of its name."""
-    return zlib.crc32(name.encode()) % 2 == 1
 
 
 def _subject(record: dict[str, Any]) -> Subject:

@@ -11,8 +11,11 @@ from evenflow import Report
 from evenflow.flow import Flow, Role, Run
 
 
-def observed(report: Report) -> Iterator[str]:
-    """Lines on the first batch and the training of a checked program."""
+def story(report: Report) -> Iterator[str]:
+    """Lines on what was found in a checked program, its first batch and its training."""
+    for finding in report.findings:
+        causes = ", ".join(f"{cause.name} {cause.confidence:.2f}" for cause in finding.causes)
+        yield f"{finding.code} {finding.severity} at {finding.site}: {finding.message} ({causes})"
     for role, flow in report.flows.items():
         gradients = _levels(flow, Role.PARAMETER_GRADIENT)
         yield f"gradient RMS at init{f' ({role})' if role else ''}, log10, first to last: {gradients}"

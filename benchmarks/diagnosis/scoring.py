@@ -34,8 +34,8 @@ class Outcome:
     """One tool on one program with one seed.
 
     Attributes:
-        seconds: Of the tool, the program's training included.
-        training_seconds: Of the bare training.
+        seconds: Processor time of the tool, the program's training included.
+        training_seconds: That of the bare training.
         error: What the tool raised.
     """
 
@@ -76,7 +76,7 @@ class Outcome:
         return not (self.found and self.cause_within(1))
 
     def as_json(self) -> dict[str, Any]:
-        subject, verdict = self.subject, self.verdict
+        subject = self.subject
         return {
             "tool": self.tool,
             "program": subject.name,
@@ -85,15 +85,11 @@ class Outcome:
             "split": subject.split,
             "seed": self.seed,
             "known": {"symptoms": subject.symptoms, "confirmed": subject.confirmed, "causes": subject.causes},
-            "said": {k: v for k, v in asdict(_bare(verdict)).items() if k != "report"},
+            "said": {name: said for name, said in asdict(self.verdict).items() if name != "story"},
             "seconds": round(self.seconds, 3),
             "training_seconds": round(self.training_seconds, 3),
             "error": self.error,
         }
-
-
-def _bare(verdict: Verdict) -> Verdict:
-    return Verdict(verdict.symptoms, verdict.causes, verdict.places, verdict.skipped)
 
 
 def _inside(place: str, known: tuple[str, ...]) -> bool:

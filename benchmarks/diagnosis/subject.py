@@ -28,6 +28,7 @@ class Subject:
         places: Module paths of which one must be named for the place to be right; empty if not known.
         seeds: With which it is run.
         threshold: The metric that a healthy program must reach.
+        ceiling: The metric that a faulty one must stay below, or it is not faulty.
     """
 
     name: str
@@ -41,6 +42,13 @@ class Subject:
     places: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0,)
     threshold: float | None = None
+    ceiling: float | None = None
+
+    def as_claimed(self, metric: float | None) -> bool:
+        """Whether a metric after training agrees with what is claimed; any does where no bound is known."""
+        if self.threshold is not None:
+            return metric is not None and metric >= self.threshold
+        return self.ceiling is None or metric is None or not metric >= self.ceiling
 
     @property
     def faulty(self) -> bool:

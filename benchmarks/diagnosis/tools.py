@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from benchmarks.diagnosis.observe import story
+
 from evenflow import Program, Report, check
 
 
@@ -18,14 +20,14 @@ class Verdict:
         causes: Likewise, most credible first.
         places: Where it sees them; empty for tools that name none.
         skipped: What could not be judged.
-        report: evenflow's own, to look into.
+        story: What evenflow reported and saw, in lines.
     """
 
     symptoms: tuple[str, ...] = ()
     causes: tuple[str, ...] = ()
     places: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
-    report: Report | None = None
+    story: tuple[str, ...] = ()
 
 
 Tool: TypeAlias = Callable[[Program, int], Verdict]
@@ -34,7 +36,11 @@ Tool: TypeAlias = Callable[[Program, int], Verdict]
 
 def evenflow_tool(program: Program, seed: int) -> Verdict:
     """What ``evenflow.check`` says of a program."""
-    report = check(program, seed=seed)
+    return verdict_of(check(program, seed=seed))
+
+
+def verdict_of(report: Report) -> Verdict:
+    """The alarms of a report."""
     alarms = report.diagnosis.alarms
     return Verdict(
         symptoms=tuple(dict.fromkeys(finding.symptom.value for finding in alarms)),
@@ -43,5 +49,5 @@ def evenflow_tool(program: Program, seed: int) -> Verdict:
         skipped=tuple(
             f"{skip.code}: {skip.reason}" for skip in report.diagnosis.skipped if "failed" in skip.reason
         ),
-        report=report,
+        story=tuple(story(report)),
     )

@@ -116,8 +116,8 @@ def _check_program(
 
     flows = first_flows(program, seed)
     run = watch_training(program, seed=seed, seconds=seconds)
-    seen: list[Flow] = [*flows.values(), *([run.flow()] if run.steps else [])]
-    said = [diagnose(flow, select=select, ignore=ignore) for flow in seen]
+    seen: list[Flow | Run] = [*flows.values(), run]
+    said = [diagnose(one, select=select, ignore=ignore) for one in seen]
     return Report(next(iter(flows.values())), _joined(said), run=run, flows=flows)
 
 

@@ -67,8 +67,8 @@ def test_every_symptom_has_a_page(symptom: Symptom) -> None:
         ("sigmoid", "saturating_activation"),
         ("lstm", "long_recurrence"),
         ("learning rate too high", "learning_rate_too_high"),
-        ("loss stuck", "loss_not_decreasing"),
-        ("adam eps", "optimizer_epsilon_dominates"),
+        ("loss stuck", "EF601 loss_not_decreasing"),
+        ("adam eps", "EF607 optimizer_epsilon_dominates"),
     ],
 )
 def test_everyday_words(word: str, title: str) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from evenflow.diagnose import CauseName, Severity, diagnose
 from evenflow.flow import Flow, Role, Row, Site, Stats, Status
+from evenflow.measure import measure
 from tests.diagnose.judging import judge, only, silent, top
 from tests.diagnose.programs import Program, batch, classify, he
 from tests.diagnose.programs import mlp as network
@@ -53,13 +57,99 @@ def test_an_encoder_under_no_grad() -> None:
     )
     assert finding.message == "6 parameters are cut off from the loss: encoder."
     assert finding.evidence[0].text == (
-        "encoder.0.weight, encoder.0.bias, encoder.2.weight and 3 more: used in the forward pass, and layers "
-        "that run later learn, but no gradient came back."
+        "encoder.0.weight, encoder.0.bias, encoder.2.weight and 3 more: Linear head learns "
+        "from what they give, and no gradient goes back there."
     )
     assert finding.source is not None
-    assert finding.source.endswith("test_frozen_or_detached.py:28")
+    assert finding.source.endswith("test_frozen_or_detached.py:32")
     assert finding.remedies[-1].endswith("freeze the part.")
     assert silent(classify(Encoder(cut=False), batch()), RULE)
+
+
+class Detour(Encoder):
+    """An encoder whose features leave PyTorch on their way."""
+
+    def __init__(self, detour: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(cut=False)
+        self.detour = detour
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.detour(self.encoder(x)))
+
+
+@pytest.mark.parametrize(
+    "detour",
+    [
+        lambda x: x.detach() * 2,
+        lambda x: x.data,
+        lambda x: torch.from_numpy(x.detach().numpy()),
+        lambda x: torch.tensor(x.tolist()),
+        lambda x: torch.cat([x.detach(), x.detach()]),
+    ],
+    ids=["detach", "data", "numpy", "tensor", "cat"],
+)
+def test_every_way_to_cut_off_an_encoder(detour: Callable[[Tensor], Tensor]) -> None:
+    program = Program(Detour(detour), batch(), lambda output: output.square().mean())
+    finding = only(program, RULE)
+    assert (finding.severity, finding.site) == (Severity.WARNING, "encoder")
+    assert silent(Program(Detour(torch.relu), batch(), lambda output: output.square().mean()), RULE)
+
+
+def test_features_that_no_optimizer_trains_are_cut_off_on_purpose() -> None:
+    program = classify(Encoder(cut=True), batch())
+    flow = measure(program.model, program.inputs, program.loss)
+    flow.metadata["optimized"] = ["head.weight", "head.bias"]
+    (finding,) = diagnose(flow, select=RULE).findings
+    assert finding.severity is Severity.NOTE
+    assert finding.evidence[0].text.endswith("; no optimizer holds them.")
+    flow.metadata["optimized"].append("encoder.0.bias")
+    (finding,) = diagnose(flow, select=RULE).findings
+    assert finding.severity is Severity.WARNING
+
+
+class Gan(nn.Module):
+    """The discriminator's step: real and made samples, apart or stacked."""
+
+    def __init__(self, *, stacked: bool, cut: bool = True) -> None:
+        super().__init__()
+        self.g, self.d = network(3, nn.ReLU, he, outputs=64), network(3, nn.ReLU, he, outputs=1)
+        self.stacked, self.cut = stacked, cut
+
+    def forward(self, x: Tensor) -> Tensor:
+        made = self.g(torch.randn(len(x), 64))
+        made = made.detach() if self.cut else made
+        if self.stacked:
+            return self.d(torch.cat([x, made]))
+        return torch.cat([self.d(x), self.d(made)])
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_a_generator_rests_while_its_discriminator_learns(stacked: bool) -> None:
+    real = torch.cat([torch.ones(128, 1), torch.zeros(128, 1)])
+
+    def loss(output: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(output, real)
+
+    finding = only(Program(Gan(stacked=stacked), batch(), loss), RULE)
+    assert (finding.severity, finding.site) == (Severity.NOTE, "g")
+    assert "as it reads other data" in finding.evidence[0].text
+    assert silent(Program(Gan(stacked=stacked, cut=False), batch(), loss), RULE)
+
+
+def test_a_teacher_is_a_target() -> None:
+    class Student(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.student, self.teacher = network(3, nn.ReLU, he), network(3, nn.ReLU, he)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return self.student(x), self.teacher(x)
+
+    finding = only(
+        Program(Student(), batch(), lambda output: F.mse_loss(output[0], output[1].detach().tanh())), RULE
+    )
+    assert (finding.severity, finding.site) == (Severity.NOTE, "teacher")
+    assert "the loss compares with what they give" in finding.evidence[0].text
 
 
 def test_a_frozen_backbone_is_a_note() -> None:
@@ -111,7 +201,7 @@ def test_nothing_learns_at_all() -> None:
     finding = only(Program(model, inputs, lambda out: F.mse_loss(out, out * 0)), RULE)
     assert finding.severity is Severity.ERROR
     assert finding.message == "No parameter gets a gradient: nothing can learn."
-    assert finding.evidence[0].text == "Of 4 parameters: 4 frozen, 0 unused, 0 detached."
+    assert finding.evidence[0].text == "Of 4 parameters: 4 frozen, 0 unused, 0 detached, 0 not read."
 
 
 def test_a_model_without_parameters_cannot_be_judged() -> None:

@@ -11,6 +11,7 @@ from typing import ClassVar, final
 import pytest
 from click.testing import CliRunner, Result
 
+import evenflow
 import evenflow.lab
 from evenflow.cli import main
 from evenflow.cli.lab import charts
@@ -91,6 +92,42 @@ def test_run_prints_verdicts_and_writes_files(tmp_path: Path) -> None:
     assert again.exit_code == 2
     assert "exists. Name another file, or overwrite it with --force." in again.output
     assert _run("run", "--all", "--quick", "--json", str(numbers), "--force").exit_code == 0
+
+
+@pytest.mark.usefixtures("only_sample")
+def test_out_leaves_a_page_numbers_and_a_run(tmp_path: Path) -> None:
+    out = tmp_path / "results"
+    result = _run("run", "sample", "--quick", "--out", str(out))
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in out.iterdir()) == ["lab.html", "lab.json", Sample.name()]
+    run = evenflow.open_run(out / Sample.name())
+    assert run.scalars["number"].values.tolist() == [0.1, -0.1, 0.0]
+    assert run.scalars["number"].steps.tolist() == [0, 1, 2]
+    (event,) = run.events
+    assert (event.kind, event.text) == ("verdict", "agrees: number: expected 0.0 ± 1.0, measured 0.00 ± 0.25")
+    assert run.metadata["state"] == "finished"
+    (entry,) = json.loads((out / "lab.json").read_text())["experiments"]
+    assert run.metadata["experiment"] == entry
+    again = _run("run", "sample", "--quick", "--out", str(out))
+    assert again.exit_code == 2
+    assert "exists. Name another file, or overwrite it with --force." in again.output
+    assert _run("run", "sample", "--quick", "--out", str(out), "--force").exit_code == 0
+
+
+@pytest.mark.usefixtures("only_sample")
+def test_times_are_added_to_those_that_are_known(tmp_path: Path) -> None:
+    times = tmp_path / "times.json"
+    times.write_text('{"other": {"full": {"seconds": 1.0}}}')
+    _run("run", "sample", "--times", str(times))
+    _run("run", "sample", "--quick", "--times", str(times))
+    known = json.loads(times.read_text())
+    assert known["other"] == {"full": {"seconds": 1.0}}
+    assert known[Sample.name()]["full"]["verdict"] == "disagrees"
+    assert known[Sample.name()]["quick"]["verdict"] == "agrees"
+    assert 0.0 <= known[Sample.name()]["quick"]["processor_seconds"] < 60.0
+    times.write_text("no JSON")
+    broken = _run("run", "sample", "--times", str(times))
+    assert "is no file of times" in broken.output
 
 
 @pytest.mark.usefixtures("only_sample")

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tests.diagnose.history import runs
+from tests.diagnose import runs
 
 from evenflow.diagnose.finding import (
     Cause,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from evenflow.diagnose.finding import Diagnosis, Finding, Severity, Skipped
+from evenflow.diagnose.finding import CauseName, Diagnosis, Finding, Severity, Skipped
 from evenflow.diagnose.registry import select_rules
 from evenflow.diagnose.rule import CannotJudgeError, Rule, RunRule
 from evenflow.flow import Run
@@ -72,7 +72,8 @@ def apply_to_run(chosen: Sequence[Rule], run: Run) -> Diagnosis:
                 skipped.append(Skipped(rule.code, str(reason)))
             except Exception as error:  # as above
                 skipped.append(_failed(rule, error))
-    return _sorted(findings, skipped, history.first)
+    findings.sort(key=lambda f: bool(f.causes) and f.causes[0].name is CauseName.UNKNOWN)  # explained first
+    return _sorted(findings, skipped, None)
 
 
 def _failed(rule: Rule, error: Exception) -> Skipped:

@@ -13,13 +13,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Severity, Skipped, Symptom
-from evenflow.diagnose.modules import in_ops
 from evenflow.diagnose.rule import CannotJudgeError, Rule
 from evenflow.diagnose.text import percent
 
 if TYPE_CHECKING:
     from evenflow.diagnose.history import History
-    from evenflow.flow import Flow
 
 LOOKS = 5
 """Steps that are looked at: the first, the last and three between them, as quartiles are (a judgement)."""
@@ -30,6 +28,10 @@ LARGE_UPDATE = 0.1
 
 _HARMLESS_IF_LEARNING = frozenset(
     {Symptom.VANISHING_GRADIENT, Symptom.EXPLODING_GRADIENT, Symptom.DEAD_UNITS, Symptom.SATURATION}
+)
+
+_OF_INITIAL_WEIGHTS = frozenset(
+    {CauseName.INIT_TOO_LARGE, CauseName.INIT_TOO_SMALL, CauseName.ZERO_INIT_SYMMETRY}
 )
 
 
@@ -61,7 +63,7 @@ class _Check:
         """What the rule says of a step."""
         if step not in self._said:
             try:
-                self._said[step] = list(self.rule.check(_flow(self.history, step)))
+                self._said[step] = list(self.rule.check(self.history.flow_in_ops(step)))
             except CannotJudgeError as reason:
                 self._said[step] = reason
         said = self._said[step]
@@ -81,7 +83,8 @@ class _Check:
         if not steps:
             raise CannotJudgeError("no step of the run was sampled")
         if self.rule.symptom is Symptom.NON_FINITE:
-            yield from next((found for step in steps if (found := self.at(step))), ())
+            found = next((found for step in steps if (found := self.at(step))), [])
+            yield from (found if self.at(steps[0]) else map(_made_in_training, found))
             return
         *_, last = (self.at(step) for step in steps)
         if not any(finding.severity.is_alarm for finding in last):
@@ -98,12 +101,12 @@ class _Check:
         healthy = [step for step in steps if not self.alarms(step)]
         if not healthy:
             return None
-        every = self.history.run.steps
+        every = self.history.steps.tolist()
         low, high = every.index(healthy[-1]), every.index(next(s for s in steps if s > healthy[-1]))
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (low, middle) if self.alarms(every[middle]) else (middle, high)
-        return every[high]
+        return int(every[high])
 
     def _told(self, finding: Finding, began: int | None, steps: list[int]) -> Finding:
         """The finding of the last step, with its history."""
@@ -114,6 +117,7 @@ class _Check:
                 evidence.append(Evidence(f"It is so from the first step seen to the last, {steps[-1]}."))
         else:
             evidence.append(Evidence(f"It began in training: it is so since step {began}.", float(began)))
+            causes = _made_in_training(finding).causes
             if finding.symptom in (Symptom.DEAD_UNITS, Symptom.SATURATION):
                 causes = _blame_step(self.history, began, causes)
         severity = finding.severity
@@ -125,13 +129,18 @@ class _Check:
         return replace(finding, severity=severity, evidence=tuple(evidence), causes=causes)
 
 
-def _flow(history: History, step: int) -> Flow:
-    return in_ops(history.flow(step))
+def _made_in_training(finding: Finding) -> Finding:
+    """What the first step does not have is no matter of the initial weights."""
+    causes = tuple(
+        replace(cause, name=CauseName.UNKNOWN) if cause.name in _OF_INITIAL_WEIGHTS else cause
+        for cause in finding.causes
+    )
+    return replace(finding, causes=causes)
 
 
 def _looked_at(history: History) -> list[int]:
     """The steps to look at; for a run that breaks the first broken one and none after it."""
-    steps = list(history.run.steps)
+    steps: list[int] = history.steps.tolist()
     broken = history.first_broken
     if broken is not None:
         steps = [step for step in steps if step <= broken]

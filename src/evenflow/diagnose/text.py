@@ -16,6 +16,11 @@ def factor(decades: float) -> str:
     return f"{value:.1f}" if value < 9.95 else f"{value:,.0f}"
 
 
+def number(value: float) -> str:
+    """Two figures, as people write them: ``0.031``, ``2.3``, ``450``, ``1.2e+07``."""
+    return f"{value:.0f}" if 100.0 <= abs(value) < 1e5 else f"{value:.2g}"
+
+
 def percent(fraction: float) -> str:
     """``0.567`` → ``57 %``; small but not zero stays so."""
     if 0.0 < fraction < 0.01:

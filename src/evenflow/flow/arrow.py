@@ -43,10 +43,17 @@ SCHEMA = pa.schema(
         pa.field("exponent_counts", pa.list_(pa.int64())),
         pa.field("dead_fraction", pa.float64()),
         pa.field("saturated_fraction", pa.float64()),
+        pa.field("sample_spread", pa.float64()),
+        pa.field("token_spread", pa.float64()),
+        pa.field("entropy", pa.float64()),
+        pa.field("twin_fraction", pa.float64()),
         pa.field("half_width", pa.float64()),
     ]
 )
 """Columns of a Flow's table; the fields of :class:`Row`, flattened."""
+
+LATER = ("sample_spread", "token_spread", "entropy", "twin_fraction")
+"""Columns that tables of older runs lack."""
 
 
 def to_arrow(rows: Iterable[Row]) -> pa.Table:
@@ -60,13 +67,16 @@ def from_arrow(table: pa.Table) -> tuple[Row, ...]:
     Raises:
         ValueError: A column of :data:`SCHEMA` is missing.
     """
-    missing = [name for name in SCHEMA.names if name not in table.column_names]
+    missing = [name for name in SCHEMA.names if name not in (*table.column_names, *LATER)]
     if missing:
         raise ValueError(
             f"This is not a Flow table: it has no column {', '.join(missing)}. "
             "Expected the columns of evenflow.flow.arrow.SCHEMA; "
             f"found {', '.join(table.column_names) or 'none'}."
         )
+    for name in LATER:
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(len(table), pa.float64()))
     return tuple(_unflatten(record) for record in table.to_pylist())
 
 
@@ -89,6 +99,10 @@ def _flatten(row: Row) -> dict[str, Any]:
         "output_of": [{"path": m.path, "call": m.call} for m in row.output_of],
         "dead_fraction": row.dead_fraction,
         "saturated_fraction": row.saturated_fraction,
+        "sample_spread": row.sample_spread,
+        "token_spread": row.token_spread,
+        "entropy": row.entropy,
+        "twin_fraction": row.twin_fraction,
         "half_width": row.half_width,
     }
     if stats is not None:
@@ -139,5 +153,9 @@ def _unflatten(record: dict[str, Any]) -> Row:
         stats=stats,
         dead_fraction=record["dead_fraction"],
         saturated_fraction=record["saturated_fraction"],
+        sample_spread=record["sample_spread"],
+        token_spread=record["token_spread"],
+        entropy=record["entropy"],
+        twin_fraction=record["twin_fraction"],
         half_width=record["half_width"],
     )

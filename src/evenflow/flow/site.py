@@ -23,6 +23,8 @@ class Role(StrEnum):
     PARAMETER = "parameter"
     PARAMETER_GRADIENT = "parameter_gradient"
     UPDATE = "update"
+    DATA = "data"
+    """What an op read that no op of the model made: the batch, or a target."""
 
 
 class Status(StrEnum):
@@ -34,7 +36,9 @@ class Status(StrEnum):
     UNUSED = "unused"
     """No op of the forward pass touched the parameter."""
     DETACHED = "detached"
-    """The forward pass used it, but no gradient came back to it."""
+    """The loss depends on it, but no gradient came back to it."""
+    NOT_READ = "not_read"
+    """The forward pass used it, but the loss does not depend on what came of it."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -2,7 +2,7 @@
 
 from evenflow.lab.experiment import Experiment, Outcome
 from evenflow.lab.registry import experiment, experiments
-from evenflow.lab.results import Result, document, run
+from evenflow.lab.results import Result, document, run, store
 from evenflow.lab.verdict import Comparison, Expectation, Verdict
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "experiment",
     "experiments",
     "run",
+    "store",
 ]

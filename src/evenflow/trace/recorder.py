@@ -10,8 +10,9 @@ the user's line, without touching the computation:
   op's gradient. Ops and graph can be joined afterwards (``graph.py``).
 
 Ops that only rearrange elements (view, transpose, clone …) carry every entry
-unchanged; their nodes are noted and they get no record of their own. The inside
-of a custom autograd Function is one op, as it is one node, with one exception:
+unchanged; their nodes are noted and they get no record of their own. What every
+tensor came from is kept too, for the graph forgets it where it is cut (detach,
+no_grad). The inside of a custom autograd Function is one op, as it is one node, with one exception:
 reentrant checkpointing is a Function around a part of the model, and that part
 is recorded like the rest.
 """
@@ -23,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from types import FrameType
-from typing import Any, final
+from typing import Any, TypeAlias, final
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,7 @@ from evenflow.trace.source import line_of
 from evenflow.trace.statistics import Reader, tensor_stats
 from evenflow.trace.structure import differentiable, main_tensor
 from evenflow.trace.units import dead_fraction, saturated_fraction
+from evenflow.trace.variety import entropy, sample_spread, token_spread
 
 CUSTOM_FUNCTION = "<custom function>"
 """Name of a custom autograd Function until its node, which knows better, is found."""
@@ -45,6 +47,23 @@ _COPIES = frozenset({"clone", "alias", "detach", "_reshape_alias", "_unsafe_view
 """Ops that copy or rename all entries without a view in their schema."""
 
 _CHANNELS_FIRST = ("ConvolutionBackward0", "NativeBatchNormBackward0", "CudnnBatchNormBackward0")
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """What an op read that no op of the model made.
+
+    Attributes:
+        stats: Of all such tensors.
+        shape: Of the first one.
+        dtype: Of the first one.
+        seen: Whether all of them are inputs, or were seen being made.
+    """
+
+    stats: Stats
+    shape: tuple[int, ...]
+    dtype: str
+    seen: bool
 
 
 @dataclass(slots=True, eq=False)
@@ -56,11 +75,17 @@ class OpRecord:
         name: What it is called.
         source: The user's line.
         reads_data: Whether it read something else than weights: the batch, or constants.
+        reads: The ops whose outputs it read, also where no gradient comes back.
+        weights: Ids of the parameters that it read.
+        data: What it read that no op of the model made: the batch, a target.
         shape: Shape of its output (of the first one, for ops that return a list).
         dtype: Format of its output.
         activation: Statistics of its output; of all of them for ops that return a list.
         dead_fraction: See :class:`evenflow.flow.Row`.
         saturated_fraction: See :class:`evenflow.flow.Row`.
+        sample_spread: See :class:`evenflow.flow.Row`.
+        token_spread: See :class:`evenflow.flow.Row`.
+        entropy: See :class:`evenflow.flow.Row`.
         gradient: Statistics of the gradient at its output, once backward has run.
     """
 
@@ -68,12 +93,22 @@ class OpRecord:
     name: OpName
     source: str | None
     reads_data: bool
+    reads: tuple[OpRecord, ...] = ()
+    weights: tuple[int, ...] = ()
+    data: Data | None = None
     shape: tuple[int, ...] = ()
     dtype: str = ""
     activation: Stats | None = None
     dead_fraction: float | None = None
     saturated_fraction: float | None = None
+    sample_spread: float | None = None
+    token_spread: float | None = None
+    entropy: float | None = None
     gradient: Stats | None = None
+
+
+_Origins: TypeAlias = tuple[OpRecord | int, ...]
+"""Ops whose outputs, and ids of parameters whose values, went into a tensor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +193,11 @@ class Recorder(_Mode):
         self._parameters = {id(parameter) for parameter in model.parameters()}
         self._weights = self._parameters | {id(buffer) for buffer in model.buffers()}
         self._without_node = WeakIdKeyDictionary()
-        for tensor in filter(differentiable, inputs):
-            self._without_node[tensor] = None
+        self._origins = WeakIdKeyDictionary()
+        for tensor in inputs:
+            self._origins[tensor] = ()
+            if differentiable(tensor):
+                self._without_node[tensor] = None
         self._unseen: dict[int, OpRecord] = {}
         self._function: _Function | None = None
         self._last_number = _next_number()
@@ -178,7 +216,7 @@ class Recorder(_Mode):
                 self._before_write(tensor)
         output = func(*args, **kwargs)
         with torch.no_grad():
-            self._look(func, (*args, *kwargs.values()), output, grad_mode, number)
+            self._look(func, args, kwargs, output, grad_mode, number)
         return output
 
     def entered(
@@ -209,18 +247,32 @@ class Recorder(_Mode):
                 self._function = _Function(record=record)
                 self.tape.by_node[number - 1] = self._unseen[number - 1] = record
 
-    def _look(self, func: Any, arguments: tuple[Any, ...], output: Any, grad_mode: bool, number: int) -> None:
-        tensors = list(_tensors(arguments))
+    def _look(
+        self,
+        func: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        output: Any,
+        grad_mode: bool,
+        number: int,
+    ) -> None:
+        tensors = list(_tensors((*args, *kwargs.values())))
         self.tape.used.update(id(tensor) for tensor in tensors if id(tensor) in self._parameters)
         if self._unseen:
             self._catch_up(tensors)
+        origins = self._origins_of(tensors)
+        data = [tensor for tensor in tensors if self._is_data(tensor)]
+        if func._schema.name != "aten::lift_fresh":  # what comes from outside PyTorch stays unseen
+            self._note_origins(output, origins)
         node = self._node_of(func, tensors, grad_mode, number)
         self._last_number = number
         if self._function is not None and self._function.record is not None:
-            inside = self._function.made
-            self._function.record.reads_data |= self._read_data(t for t in tensors if t not in inside)
+            inside, record = self._function.made, self._function.record
+            record.reads_data |= self._read_data(t for t in tensors if t not in inside)
+            _read_origins(record, (*record.reads, *record.weights, *origins))
             for tensor in _tensors((output,)):
                 inside[tensor] = None
+            self._note_origins(output, (record,))
             return
         outputs = [tensor for tensor in _tensors((output,)) if differentiable(tensor)]
         if not outputs:
@@ -239,7 +291,12 @@ class Recorder(_Mode):
             line_of(sys._getframe(2)),
             reads_data=self._read_data(tensors),
         )
+        _read_origins(record, origins)
+        record.data = self._data(data)
+        self._note_origins(output, (record,))
         _describe(record, outputs if isinstance(output, list) else outputs[:1], tensors, self._read)
+        if record.activation is not None and not outputs[0].is_meta:
+            record.entropy = entropy(func, args, kwargs, outputs[0])
         if node is not None:
             self.tape.by_node[node] = record
         else:
@@ -250,6 +307,41 @@ class Recorder(_Mode):
     def _read_data(self, tensors: Iterable[Tensor]) -> bool:
         """Whether one of these is neither a weight nor made from one by recorded ops."""
         return any(not tensor.requires_grad and id(tensor) not in self._weights for tensor in tensors)
+
+    def _origins_of(self, tensors: Iterable[Tensor]) -> _Origins:
+        """The ops, and the parameters, that tensors came from."""
+        found: dict[OpRecord | int, None] = {}
+        for tensor in tensors:
+            if id(tensor) in self._parameters:
+                found[id(tensor)] = None
+            else:
+                found |= dict.fromkeys(self._origins.get(tensor, ()))
+        return tuple(found)
+
+    def _note_origins(self, output: Any, origins: _Origins) -> None:
+        for tensor in _tensors((output,)):
+            if id(tensor) not in self._weights:
+                self._origins[tensor] = origins
+
+    def _is_data(self, tensor: Tensor) -> bool:
+        """Whether nothing of the model made a tensor, and it is more than a number."""
+        return (
+            tensor.ndim > 0
+            and differentiable(tensor)
+            and not tensor.requires_grad
+            and id(tensor) not in self._weights
+            and not self._origins.get(tensor, ())
+        )
+
+    def _data(self, tensors: list[Tensor]) -> Data | None:
+        if not tensors:
+            return None
+        return Data(
+            Stats.merge_all(self._read(tensor) for tensor in tensors),
+            tuple(tensors[0].shape),
+            str(tensors[0].dtype).removeprefix("torch."),
+            seen=all(tensor in self._origins for tensor in tensors),
+        )
 
     def _node_of(self, func: Any, tensors: list[Tensor], grad_mode: bool, number: int) -> int | None:
         """Number of the node that autograd made for this op; None if it made none."""
@@ -272,6 +364,12 @@ class Recorder(_Mode):
         record = OpRecord(len(self.tape.records), self._calls.name(op), source, reads_data)
         self.tape.records.append(record)
         return record
+
+
+def _read_origins(record: OpRecord, origins: _Origins) -> None:
+    """Note what an op read."""
+    record.reads = tuple(dict.fromkeys(o for o in origins if isinstance(o, OpRecord) and o is not record))
+    record.weights = tuple(dict.fromkeys(o for o in origins if isinstance(o, int)))
 
 
 @final
@@ -324,6 +422,7 @@ def _describe(record: OpRecord, outputs: list[Tensor], inputs: list[Tensor], rea
     )
     record.dead_fraction = dead_fraction(op, first, channels_first=channels_first)
     record.saturated_fraction = saturated_fraction(op, first)
+    record.sample_spread, record.token_spread = sample_spread(first), token_spread(first)
 
 
 def _rearranges(func: Any, inputs: list[Tensor], output: Tensor) -> bool:

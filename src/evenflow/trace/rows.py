@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from evenflow.flow import ModuleCall, Role, Row, Site, Status
 from evenflow.trace.graph import Graph
-from evenflow.trace.recorder import OpRecord, Tape
+from evenflow.trace.recorder import Data, OpRecord, Tape
 from evenflow.trace.statistics import Reader, tensor_stats
+from evenflow.trace.variety import twin_fraction
 
 
 def op_rows(tape: Tape, graph: Graph) -> Iterator[Row]:
@@ -18,17 +19,15 @@ def op_rows(tape: Tape, graph: Graph) -> Iterator[Row]:
     data = _data_ops(tape, graph)
     for record in tape.records:
         name = record.name
-        inputs = (
-            tuple(sorted(p.order for p in graph.inputs.get(record, ()) if p in data))
-            if record in data
-            else ()
-        )
+        links = graph.inputs.get(record, ()) if record in data else ()
+        reads = (*links, *record.reads) if record in data else ()
         roles = [(Role.ACTIVATION, record.activation)]
         if record in graph.inputs:
             roles.append((Role.ACTIVATION_GRADIENT, record.gradient))
         for role, stats in roles:
             if stats is None and role is Role.ACTIVATION:
                 continue
+            is_activation = role is Role.ACTIVATION
             yield Row(
                 site=Site(name.module.path, name.op, role, name.module.call, name.index),
                 order=record.order,
@@ -37,12 +36,31 @@ def op_rows(tape: Tape, graph: Graph) -> Iterator[Row]:
                 dtype=record.dtype,
                 status=Status.OK if stats is not None else Status.DETACHED,
                 source=record.source,
-                inputs=inputs,
+                inputs=tuple(sorted({p.order for p in (reads if is_activation else links) if p in data})),
                 output_of=tuple(made.get(record, ())),
                 stats=stats,
-                dead_fraction=record.dead_fraction if role is Role.ACTIVATION else None,
-                saturated_fraction=record.saturated_fraction if role is Role.ACTIVATION else None,
+                dead_fraction=record.dead_fraction if is_activation else None,
+                saturated_fraction=record.saturated_fraction if is_activation else None,
+                sample_spread=record.sample_spread if is_activation else None,
+                token_spread=record.token_spread if is_activation else None,
+                entropy=record.entropy if is_activation else None,
             )
+        if record.data is not None:
+            yield _data_row(record, record.data)
+
+
+def _data_row(record: OpRecord, data: Data) -> Row:
+    name = record.name
+    return Row(
+        site=Site(name.module.path, name.op, Role.DATA, name.module.call, name.index),
+        order=record.order,
+        module_type=name.module_type,
+        shape=data.shape,
+        dtype=data.dtype,
+        status=Status.OK if data.seen else Status.DETACHED,
+        source=record.source,
+        stats=data.stats,
+    )
 
 
 def parameter_rows(
@@ -53,6 +71,7 @@ def parameter_rows(
     read: Reader = tensor_stats,
 ) -> Iterator[Row]:
     """Every parameter and its gradient, with the reason where there is none."""
+    in_reach = _reaching(tape, graph)
     first_op = {record.name.module.path: record for record in reversed(tape.records)}
     for name, parameter in model.named_parameters():
         owner = name.rpartition(".")[0]
@@ -60,7 +79,9 @@ def parameter_rows(
         if not readers and owner in first_op:
             readers = [first_op[owner]]
         gradient = gradients[name]
-        status = _status(parameter, gradient, used=id(parameter) in tape.used)
+        status = _status(
+            parameter, gradient, used=id(parameter) in tape.used, in_reach=id(parameter) in in_reach
+        )
         for role, stats in (
             (Role.PARAMETER, read(parameter)),
             (Role.PARAMETER_GRADIENT, None if gradient is None else read(gradient)),
@@ -74,15 +95,27 @@ def parameter_rows(
                 status=status,
                 source=None,
                 stats=stats,
+                twin_fraction=twin_fraction(parameter if role is Role.PARAMETER else gradient),
             )
 
 
-def _status(parameter: Tensor, gradient: Tensor | None, *, used: bool) -> Status:
+def _status(parameter: Tensor, gradient: Tensor | None, *, used: bool, in_reach: bool) -> Status:
     if gradient is not None:
         return Status.OK
     if not parameter.requires_grad:
         return Status.FROZEN
-    return Status.DETACHED if used else Status.UNUSED
+    if not used:
+        return Status.UNUSED
+    return Status.DETACHED if in_reach else Status.NOT_READ
+
+
+def _reaching(tape: Tape, graph: Graph) -> set[int]:
+    """Ids of the parameters whose values went into the loss, cuts looked through."""
+    reaching = set(graph.inputs)
+    for record in reversed(tape.records):  # readers come after what they read
+        if record in reaching:
+            reaching.update(record.reads)
+    return {weight for record in reaching for weight in record.weights}
 
 
 def _made_by(tape: Tape, graph: Graph) -> dict[OpRecord, list[ModuleCall]]:
@@ -99,6 +132,6 @@ def _data_ops(tape: Tape, graph: Graph) -> set[OpRecord]:
     """Ops that handle data, not weights alone."""
     data: set[OpRecord] = set()
     for record in tape.records:  # producers come before what consumes them
-        if record.reads_data or not data.isdisjoint(graph.inputs.get(record, ())):
+        if record.reads_data or not data.isdisjoint((*graph.inputs.get(record, ()), *record.reads)):
             data.add(record)
     return data

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Any, final
 
+import torch
+
 from evenflow.watch.governor import Governor
 
 
@@ -31,10 +33,13 @@ class Guard:
         """Whether hooks do nothing, because evenflow itself runs the model."""
 
     def timed(self, hook: Callable[..., None]) -> Callable[..., None]:
-        """The hook with its time taken and its failures kept from training."""
+        """The hook with its time taken and its failures kept from training.
+
+        Traced into a compiled graph it is nothing; see :mod:`evenflow.watch.graph`.
+        """
 
         def timed(*args: Any) -> None:
-            if self.paused:
+            if torch.compiler.is_compiling() or self.paused:
                 return
             began = perf_counter()
             try:

@@ -67,7 +67,7 @@ class Layout:
         sample: From which sample of the step a row is.
         scaled: Whether its numbers are too large by the loss scale.
         sign: 1, or −1 where the opposite was measured.
-        gradients: For each sample, the rows of the matrix with gradients of parameters.
+        gradients: For each sample, the rows of the matrix with gradients of the parameters that moved.
     """
 
     entries: tuple[Entry, ...]
@@ -121,8 +121,7 @@ def layout_of(samples: Sequence[Sample]) -> Layout:
             if key not in given:
                 given.add(key)
                 rows.append((number, part))
-        found = [base + row for row in sample.parameters.gradient_rows if row >= 0]
-        gradients.append(np.array(found, np.int64))
+        gradients.append(base + _moved_gradients(sample))
         base += len(sample.parameters.moments()[1])
     lengths = [len(part.parts) for _, part in rows if part.parts]
     return Layout(
@@ -135,6 +134,16 @@ def layout_of(samples: Sequence[Sample]) -> Layout:
         sign=np.array([part.sign for _, part in rows], np.float64),
         gradients=tuple(gradients),
     )
+
+
+def _moved_gradients(sample: Sample) -> npt.NDArray[np.int64]:
+    """Rows of the gradients that the optimizer steps along; of all where it did not step."""
+    seen = sample.parameters
+    pairs = [
+        (row, change) for row, change in zip(seen.gradient_rows, seen.change_rows, strict=True) if row >= 0
+    ]
+    moved = [row for row, change in pairs if change >= 0]
+    return np.array(moved or [row for row, _ in pairs], np.int64)
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ from evenflow.diagnose.history import History, LossCurve
 from evenflow.diagnose.history.grid import grids
 from evenflow.diagnose.rule import CannotJudgeError
 from evenflow.flow import Role, Run
-from tests.diagnose.history.runs import ADAM, SGD, Output, Weight, run
+from tests.diagnose.runs import ADAM, SGD, Output, Weight, run
 
 
 def test_a_column_holds_what_the_flows_hold() -> None:

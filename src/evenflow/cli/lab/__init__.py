@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -13,12 +12,13 @@ from evenflow.cli.errors import plain_errors
 from evenflow.cli.help import TaughtCommand, TaughtGroup
 from evenflow.cli.lab.serve import serve
 from evenflow.cli.lab.sweep import sweep
-from evenflow.cli.output import progress, save
+from evenflow.cli.output import progress
 from evenflow.errors import MissingPackageError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from evenflow.cli.lab.files import Files
     from evenflow.lab import Result
     from evenflow.lab.registry import Kind
 
@@ -78,16 +78,18 @@ def list_command(*, debug: bool) -> None:
         ("evenflow lab run sigmoid-depth init-depth --quick", "Two experiments at the small size."),
         ("evenflow lab run --all --quick", "All of them; a few minutes on two cores."),
         (
-            "evenflow lab run --all --html lab.html --json lab.json",
-            "At full size, with pictures and numbers.",
+            "evenflow lab run --all --out results",
+            "At full size; a page, all numbers, and a stored run for each.",
         ),
     ],
 )
 @click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=_complete)
 @click.option("--all", "everything", is_flag=True, help="Run every experiment.")
 @click.option("--quick", is_flag=True, help="Fewer seeds and smaller nets.")
-@click.option("--html", "html_path", metavar="FILE", help="Write a page of pictures that opens offline.")
-@click.option("--json", "json_path", metavar="FILE", help="Write all numbers as JSON.")
+@click.option("--out", metavar="DIR", help="Write a page, all numbers, and a run for each experiment.")
+@click.option("--html", metavar="FILE", help="Write a page of pictures that opens offline.")
+@click.option("--json", "numbers", metavar="FILE", help="Write all numbers as JSON.")
+@click.option("--times", metavar="FILE", help="Add how long each experiment took to a JSON file.")
 @click.option("--force", is_flag=True, help="Overwrite existing files.")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.pass_context
@@ -97,8 +99,10 @@ def run_command(
     names: tuple[str, ...],
     everything: bool,
     quick: bool,
-    html_path: str | None,
-    json_path: str | None,
+    out: str | None,
+    html: str | None,
+    numbers: str | None,
+    times: str | None,
     force: bool,
     debug: bool,
 ) -> None:
@@ -111,29 +115,30 @@ def run_command(
     """
     if everything == bool(names):
         ctx.fail("Give names of experiments, or --all. Names: evenflow lab list")
-    for path in (html_path, json_path):
-        if path is not None and Path(path).exists() and not force:
-            ctx.fail(f"{path} exists. Name another file, or overwrite it with --force.")
     with plain_errors(debug=debug):
         from rich.console import Console
 
+        from evenflow.cli.lab.files import Files
         from evenflow.cli.lab.page import require_library
         from evenflow.cli.lab.terminal import render_summary
         from evenflow.lab import Verdict, experiment, experiments
 
-        if html_path is not None:
+        kinds = experiments() if everything else [experiment(name) for name in dict.fromkeys(names)]
+        files = Files.of(out, html, numbers, times, force=force)
+        for path in files.in_the_way([kind.name() for kind in kinds]):
+            ctx.fail(f"{path} exists. Name another file, or overwrite it with --force.")
+        if files.page is not None:
             require_library()  # now, rather than after an hour of experiments
         console = Console()
-        kinds = experiments() if everything else [experiment(name) for name in dict.fromkeys(names)]
-        results = _run(kinds, quick=quick, console=console)
+        results = _run(kinds, files, quick=quick, console=console)
         render_summary(results, console)
-        _write(results, html_path, json_path)
+        files.finish(results)
     if len(results) < len(kinds):
         ctx.exit(2)
     ctx.exit(1 if any(result.outcome.verdict is Verdict.DISAGREES for result in results) else 0)
 
 
-def _run(kinds: Sequence[Kind], *, quick: bool, console: Console) -> list[Result]:
+def _run(kinds: Sequence[Kind], files: Files, *, quick: bool, console: Console) -> list[Result]:
     """Run one after the other; what lacks a package is named and left out."""
     from evenflow.cli.lab.terminal import render_result
     from evenflow.lab import run
@@ -147,20 +152,9 @@ def _run(kinds: Sequence[Kind], *, quick: bool, console: Console) -> list[Result
             click.echo(f"{kind.name()} was not run. {error}", err=True)
             continue
         render_result(result, console)
+        files.keep(result, quick=quick)
         results.append(result)
     return results
-
-
-def _write(results: list[Result], html_path: str | None, json_path: str | None) -> None:
-    import json
-
-    from evenflow.cli.lab.page import render_page
-    from evenflow.lab import document
-
-    if html_path is not None:
-        save(Path(html_path), render_page(results))
-    if json_path is not None:
-        save(Path(json_path), json.dumps(document(results), ensure_ascii=False, allow_nan=False, indent=1))
 
 
 command.add_command(serve)

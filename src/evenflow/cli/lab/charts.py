@@ -177,6 +177,8 @@ def _x_scale(axis: Axis, values: Sequence[float]) -> Spec:
         marks["values"] = sorted(set(values))
     if whole:
         marks |= {"format": "d", "tickMinStep": 1}
+    elif axis.log and min(values) < 1e-3:
+        marks["format"] = "~e"  # 3e-5 rather than 0.00003
     scale = {"type": "log" if axis.log else "linear", "nice": False, "zero": False}
     return {"field": "x", "type": "quantitative", "scale": scale, "axis": marks}
 

@@ -90,7 +90,7 @@ def grids(table: pa.Table) -> dict[Role, Grid]:
     if table.num_rows == 0:
         return {}
     table = table.combine_chunks()
-    steps, row_step = np.unique(table["step"].to_numpy(), return_inverse=True)
+    steps, row_step = _numbered(table["step"].to_numpy())
     texts = {name: _encode(table[name]) for name in ("path", "op", "role", "status", "module_type", "dtype")}
     numbers = {name: table[name].to_numpy() for name in ("call", "index", "order")}
     roles, row_role = texts["role"]
@@ -144,6 +144,15 @@ def _grid(
         text("status"),
         *(pivot(name) for name in COLUMNS[11:]),
     )
+
+
+def _numbered(steps: Integers) -> tuple[Integers, Integers]:
+    """The different steps, ascending, and for each row which of them; rows mostly come in order."""
+    new = np.diff(steps, prepend=steps[0] - 1)
+    if (new >= 0).all():
+        return steps[new > 0], np.cumsum(new > 0) - 1
+    different, which = np.unique(steps, return_inverse=True)
+    return different, which
 
 
 def _label(path: str, call: int, op: str, index: int) -> str:

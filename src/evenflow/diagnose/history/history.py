@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, final
 
@@ -16,13 +17,28 @@ import numpy as np
 
 from evenflow.diagnose.history.grid import COLUMNS, Floats, Grid, Integers, grids
 from evenflow.diagnose.history.loss import LossCurve
+from evenflow.diagnose.modules import in_ops
 from evenflow.diagnose.rule import CannotJudgeError
-from evenflow.flow import Flow, Role, Run, Series
+from evenflow.flow import Flow, Role, Row, Run, Series, Stats
 
 ENOUGH = 20
 """Losses below which a curve is not judged: a tenth of them is then two values (a judgement)."""
 
 _LOSS_NAMES = ("loss", "train_loss", "train/loss", "loss/train", "training_loss")
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """The level of guessing.
+
+    Attributes:
+        classes: Outputs of the model.
+        loss: Cross-entropy of giving all of them alike: ln C; ln 2 for a single one,
+            which is then a probability or its logit.
+    """
+
+    classes: int
+    loss: float
 
 
 @final
@@ -35,27 +51,31 @@ class History:
 
     def __init__(self, run: Run) -> None:
         self.run = run
+        self._flows: dict[int, Flow] = {}
+        self._flows_in_ops: dict[int, Flow] = {}
+        self._figures: dict[str, Mapping[str, Series]] = {}
 
     @cached_property
     def grids(self) -> Mapping[Role, Grid]:
         """The statistics of each role of tensor over the sampled steps; roles without rows are left out."""
         return grids(self.run.table("flow", COLUMNS))
 
-    @cached_property
-    def flows(self) -> dict[int, Flow]:
-        """Flows of single steps that were asked for, by step."""
-        return {}
-
     def flow(self, step: int) -> Flow:
         """The Flow of one sampled step."""
-        if step not in self.flows:
-            self.flows[step] = self.run.flow(step)
-        return self.flows[step]
+        if step not in self._flows:
+            self._flows[step] = self.run.flow(step)
+        return self._flows[step]
+
+    def flow_in_ops(self, step: int) -> Flow:
+        """The same in the words of ops; see :mod:`evenflow.diagnose.modules`."""
+        if step not in self._flows_in_ops:
+            self._flows_in_ops[step] = in_ops(self.flow(step))
+        return self._flows_in_ops[step]
 
     @cached_property
     def first(self) -> Flow | None:
         """The Flow of the first sampled step; None if no step was sampled."""
-        return self.flow(self.run.steps[0]) if self.run.steps else None
+        return self.flow(int(self.steps[0])) if self.steps.size else None
 
     # --- roles and their optimizers --------------------------------------------
 
@@ -85,6 +105,11 @@ class History:
         """Whether it divides by running root mean squares, as Adam does."""
         return bool(self.setting(role, "eps")) and not self.is_sgd(role)
 
+    def second_moment_decay(self, role: str) -> float | None:
+        """β₂ of an optimizer that corrects its second moments for their start; None of others."""
+        betas = self.optimizers[role].get("betas")
+        return float(betas[1]) if isinstance(betas, (list, tuple)) and len(betas) > 1 else None
+
     def owns(self, role: str, label: str) -> bool:
         """Whether a parameter or module belongs to a role."""
         models = self.run.metadata.get("model")
@@ -98,8 +123,12 @@ class History:
         """A figure of the watcher, by role; None if it was not taken."""
         return self.run.scalars.get(f"{name}/{role}" if role else name)
 
-    def loss(self, role: str = "") -> LossCurve:
+    def loss(self, role: str = "", *, at_least: int = ENOUGH) -> LossCurve:
         """The loss of a role.
+
+        Args:
+            role: Whose.
+            at_least: How many values it must have.
 
         Raises:
             CannotJudgeError: It was not logged, or for too few steps.
@@ -109,12 +138,19 @@ class History:
             of = f" of the {role}" if role else ""
             raise CannotJudgeError(f"the run has no loss{of}: log it with run.log(loss=...)")
         series = self.run.scalars[name]
-        if len(series) < ENOUGH:
-            raise CannotJudgeError(f"{len(series)} losses are too few to judge a curve; {ENOUGH} are needed")
+        if len(series) < at_least:
+            text = f"{len(series)} losses are too few to judge a curve; {at_least} are needed"
+            raise CannotJudgeError(text)
         curve = LossCurve(name, series.steps, series.values)
-        if curve.finite.size < 3:
+        if not curve.finite.size:
             raise CannotJudgeError("the loss was never a number (see EF702)")
         return curve
+
+    def figure(self, name: str) -> Mapping[str, Series]:
+        """A figure of single parameters that no Flow holds: parameter → its values over the steps."""
+        if name not in self._figures:
+            self._figures[name] = self.run.parameter(name)
+        return self._figures[name]
 
     def _loss_name(self, role: str) -> str | None:
         return next((name for name in _loss_names(role) if name in self.run.scalars), None)
@@ -123,6 +159,16 @@ class History:
     def is_adversarial(self) -> bool:
         """Whether several roles have losses of their own: one may win by another's losing."""
         return len(self.roles) > 1 and all(self._loss_name(role) for role in self.roles)
+
+    @cached_property
+    def adversaries(self) -> tuple[str, str] | None:
+        """Generator and discriminator, told by their names; None if there is no such pair."""
+        if not self.is_adversarial or len(self.roles) != 2:
+            return None
+        judges = [role for role in self.roles if _is_judge(role)]
+        if len(judges) != 1:
+            return None
+        return next(role for role in self.roles if role not in judges), judges[0]
 
     @cached_property
     def learners(self) -> tuple[str, ...]:
@@ -136,15 +182,15 @@ class History:
         """Parameters of two axes or more: weights, as opposed to biases and gains."""
         if self.first is None:
             return ()
-        steps = {self.run.steps[0], self.run.steps[-1]}
-        rows = [row for step in steps for row in self.flow(step).select(Role.PARAMETER)]
+        ends = dict.fromkeys((int(self.steps[0]), int(self.steps[-1])))
+        rows = [row for step in ends for row in self.flow(step).select(Role.PARAMETER)]
         return tuple(dict.fromkeys(row.site.path for row in rows if len(row.shape) >= 2))
 
     def parameters(self, role: str = "", *, matrices: bool = False) -> list[str]:
-        """Names of a role's parameters, in forward order."""
+        """Names of a role's parameters, in forward order; none if no step was sampled."""
         grid = self.grids.get(Role.PARAMETER)
         if grid is None:
-            raise CannotJudgeError("no step of the run was sampled, so nothing is known of its parameters")
+            return []
         wanted = set(self.matrices) if matrices else None
         return [
             label for label in grid.labels if self.owns(role, label) and (wanted is None or label in wanted)
@@ -193,19 +239,27 @@ class History:
     # --- the level of guessing -----------------------------------------------------
 
     @cached_property
-    def guess(self) -> float | None:
-        """Cross-entropy of guessing among as many classes as the model has outputs; None if it has none.
+    def guess(self) -> Guess | None:
+        """What guessing among as many classes as the model has outputs costs; None if it has none."""
+        row = self._output_row(self.first)
+        if row is None:
+            return None
+        classes = row.shape[1 if len(row.shape) > 3 else -1]
+        return Guess(classes, math.log(max(classes, 2)))
 
-        ln C for C outputs; ln 2 for a single one, which is then a probability or its logit.
-        """
-        if self.first is None:
-            return None
-        outputs = [row for row in self.first.select(Role.ACTIVATION) if row.shape]
-        if not outputs:
-            return None
-        last = max(outputs, key=lambda row: row.order)
-        axis = 1 if len(last.shape) > 3 else -1
-        return math.log(max(last.shape[axis], 2))
+    def output(self, flow: Flow | None) -> Stats | None:
+        """Statistics of the last output of a step; None if none is known."""
+        row = self._output_row(flow)
+        return None if row is None else row.stats
+
+    def _output_row(self, flow: Flow | None) -> Row | None:
+        outputs = [row for row in flow.select(Role.ACTIVATION) if row.shape] if flow is not None else []
+        return max(outputs, key=lambda row: row.order, default=None)
+
+
+def _is_judge(role: str) -> bool:
+    plain = role.lower()
+    return plain in ("d", "netd", "d_net") or any(word in plain for word in ("discrim", "critic", "disc"))
 
 
 def _loss_names(role: str) -> list[str]:

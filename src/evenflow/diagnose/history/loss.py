@@ -1,11 +1,11 @@
 """The loss over the steps, against its noise: has training learned, stalled, swung, or run away?
 
 Two levels are compared. The *start* is the median of the first values, or the
-first value where that is lower by more than noise: a loss that shoots up at once
-and comes back has gained nothing. The *end* is the median of the last tenth. Noise
-is told from trend by first differences: for independent noise of deviation σ
-around a slow trend they have deviation √2·σ, and the median of their absolute
-values (times 1.4826) is not moved by a few spikes.
+first value where that differs by more than noise: a loss that shoots up at once
+and comes back has gained nothing, and one that falls at once has. The *end* is
+the median of the last tenth. Noise is told from trend by first differences: for
+independent noise of deviation σ around a slow trend they have deviation √2·σ, and
+the median of their absolute values (times 1.4826) is not moved by a few spikes.
 
 References:
     F. Hampel, "The influence curve and its role in robust estimation", JASA 1974
@@ -15,6 +15,7 @@ References:
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import cached_property
 from typing import final
 
@@ -25,6 +26,27 @@ from evenflow.diagnose.history.grid import Floats, Integers
 _MAD_TO_SIGMA = 1.4826
 _MEDIAN_LOSS = math.sqrt(math.pi / 2.0)
 """A median of m normal values has √(π/2) times the deviation of their mean (efficiency 2/π)."""
+
+
+_WINDOW = 128
+"""Losses before a spike that their noise is taken from (OLMo-core's number)."""
+_AFTER = 16
+"""Losses before a spike that it is compared with; fewer, for the level may be falling (a judgement)."""
+_SMOOTHED = 5
+"""Values of which a running median is taken: two in a row are a moment (a judgement)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spike:
+    """A loss far above those before it.
+
+    Attributes:
+        step: Its step; of several in a row the first.
+        ratio: The loss over the median of those before.
+    """
+
+    step: int
+    ratio: float
 
 
 @final
@@ -68,7 +90,7 @@ class LossCurve:
         """The level that training began from."""
         few = self.finite[: min(max(self.finite.size // 50, 3), 10)]
         first, level = float(self.finite[0]), float(np.median(few))
-        return first if first < level - 2.0 * self.noise else level
+        return first if abs(first - level) > 2.0 * self.noise else level
 
     @cached_property
     def end(self) -> float:
@@ -110,6 +132,37 @@ class LossCurve:
         return float(high - low)
 
     @cached_property
+    def middle_of_second_half(self) -> float:
+        """The median of the second half's values."""
+        return float(np.median(self._second_half))
+
+    def last_above(self, level: float) -> int:
+        """Place of the last value above a level, or the first place."""
+        above = np.flatnonzero(self.values > level)
+        return int(above[-1]) if above.size else 0
+
+    @property
+    def last_third(self) -> Floats:
+        """The values of the last third of the steps."""
+        return self.values[-max(len(self) // 3, 1) :]
+
+    @property
+    def finite_at_end(self) -> int:
+        """How many of the last values in a row are numbers."""
+        bad = np.flatnonzero(~np.isfinite(self.values))
+        return len(self) - 1 - int(bad[-1]) if bad.size else len(self)
+
+    def left_level(self) -> int:
+        """The step after its best level at which it first rose half way to its end, and not for a moment."""
+        width = min(_SMOOTHED, len(self))
+        smooth = np.median(np.lib.stride_tricks.sliding_window_view(self.values, width), axis=1)
+        best = int(smooth.argmin()) if self.best < self.start else 0
+        middle = (min(self.best, self.start) + self.end) / 2.0
+        above = np.flatnonzero(smooth[best:] > middle)
+        first = best + int(above[0]) if above.size else 0
+        return int(self.steps[min(first + width // 2, len(self) - 1)]) if above.size else int(self.steps[0])
+
+    @cached_property
     def highest(self) -> float:
         """The largest value; infinite if some are not numbers."""
         return math.inf if self.first_unsound is not None else float(self.values.max())
@@ -120,6 +173,30 @@ class LossCurve:
         half = self._second_half
         quarter = max(len(half) // 4, 1)
         return float(np.median(half[:quarter]) - np.median(half[-quarter:]))
+
+    def spikes(self, deviations: float, times: float) -> list[Spike]:
+        """Losses far above those before them, in order.
+
+        Args:
+            deviations: How many deviations of the logarithm above the median before;
+                deviations from step to step, that is, around any trend.
+            times: How many times that median, at least.
+        """
+        if not (self.finite > 0.0).all():
+            return []
+        logs = np.log(np.where(np.isfinite(self.values), self.values, np.nan))
+        found: list[Spike] = []
+        quiet_from = 0
+        for i in range(_AFTER, len(logs)):
+            if not logs[i] - np.log(times) > logs[i - 1] or i < quiet_from:
+                continue
+            centre = np.nanmedian(logs[i - _AFTER : i])
+            changes = np.abs(np.diff(logs[max(i - _WINDOW, 0) : i]))
+            spread = _MAD_TO_SIGMA * np.nanmedian(changes) / math.sqrt(2.0)
+            if logs[i] > centre + max(deviations * spread, np.log(times)):
+                found.append(Spike(int(self.steps[i]), float(np.exp(logs[i] - centre))))
+                quiet_from = i + _AFTER
+        return found
 
     def at(self, steps: Integers) -> Floats:
         """The values at some steps; NaN where there are none."""

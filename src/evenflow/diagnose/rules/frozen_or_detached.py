@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import final
 
-from evenflow.diagnose import ops
+from evenflow.diagnose.cuts import Use, uses
 from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Severity, Symptom
 from evenflow.diagnose.glossary import remedies
+from evenflow.diagnose.graph import OpGraph
 from evenflow.diagnose.rule import CannotJudgeError, Page, Rule
-from evenflow.diagnose.text import count, listing, module_name
-from evenflow.flow import LOSS_PATH, Flow, Role, Row, Status
+from evenflow.diagnose.text import count, listing, module_name, place
+from evenflow.flow import Flow, Role, Row, Status
 
 
 @final
@@ -37,11 +38,15 @@ off, most often on purpose.""",
 is None rather than zero.""",
         detection="""\
 Each parameter is one of: reached; *frozen* (`requires_grad` is off); *unused* (no op
-read it); *detached* (the forward pass used it, yet nothing came back). Frozen and
-unused parameters are noted only, since fine-tuning freezes and optional heads idle on
-purpose. Detached ones are a warning if other layers run after them and do learn, and a
-note if they come last, where an unused output is the likelier reason. It is an *error*
-if no parameter at all is reached. There are no thresholds.""",
+read it); *not read* (used, but the loss does not depend on what came of it); *detached*
+(the loss does depend on it, yet nothing came back). Only the last can be a fault, and
+what becomes of the outputs in spite of the cut decides. If the loss alone compares with
+them (a teacher, a target network), or if a layer reads them in one call and other data
+in another (a generator while its discriminator learns), it is noted. If a layer that
+learns has nothing else to read, it is a *warning*, unless it is known that no optimizer
+holds these parameters. A detour through NumPy is recognised by its numbers: what comes
+back has the statistics of what went out. It is an *error* if no parameter at all is
+reached. There are no thresholds.""",
         remedies="""\
 Remove what cuts the graph. If the cut is meant (a target network, a frozen feature
 extractor), say so with `requires_grad_(False)`; that also saves memory. Leave unused
@@ -57,7 +62,7 @@ parameters out of the model, or use `find_unused_parameters=True` with DDP.""",
         if all(row.status is not Status.OK for row in rows):
             yield _nothing_learns(rows)
             return
-        yield from _detached(flow, rows)
+        yield from _cut_off(flow, rows)
         for status, text in (
             (Status.FROZEN, "frozen (requires_grad is off)"),
             (Status.UNUSED, "not used by this forward pass"),
@@ -69,7 +74,9 @@ parameters out of the model, or use `find_unused_parameters=True` with DDP.""",
 
 def _nothing_learns(rows: Sequence[Row]) -> Finding:
     by_status = [
-        f"{sum(row.status is status for row in rows)} {status}" for status in Status if status != Status.OK
+        f"{sum(row.status is status for row in rows)} {status.replace('_', ' ')}"
+        for status in Status
+        if status != Status.OK
     ]
     cause = Cause(
         CauseName.FROZEN_OR_DETACHED, 1.0, f"Of {count(len(rows), 'parameter')}: {', '.join(by_status)}."
@@ -86,50 +93,73 @@ def _nothing_learns(rows: Sequence[Row]) -> Finding:
     )
 
 
-def _detached(flow: Flow, rows: Sequence[Row]) -> Iterator[Finding]:
-    """One finding for parts that later layers depend on (or could), one for parts that come last."""
-    learning = [
-        row
-        for row in flow.select(Role.ACTIVATION_GRADIENT)
-        if row.stats is not None and row.site.path != LOSS_PATH and row.site.op in ops.WEIGHTED
-    ]
-    early: list[str] = []
-    late: list[str] = []
-    for module in _modules(rows, Status.DETACHED):
-        end = _end(flow, rows, module)
-        (early if any(row.order > end for row in learning) else late).append(module)
-    for severity, modules, reason in (
-        (
-            Severity.WARNING,
-            early,
-            "used in the forward pass, and layers that run later learn, but no gradient came back",
-        ),
-        (Severity.NOTE, late, "used in the forward pass, but the loss does not depend on what came of it"),
-    ):
-        if modules:
-            names = [row.site.path for row in rows if any(_is_inside(row.site.path, m) for m in modules)]
-            cause = Cause(CauseName.FROZEN_OR_DETACHED, 1.0, f"{listing(names)}: {reason}.")
-            yield Finding(
-                code=FrozenOrDetached.code,
-                symptom=Symptom.LOSS_NOT_DECREASING,
-                severity=severity,
-                site=modules[0],
-                message=f"{count(len(names), 'parameter')} {_are(len(names))} cut off from the loss: "
-                f"{listing([module_name(module) for module in modules])}.",
-                source=_source(flow, modules[0]),
-                causes=(cause,),
-                evidence=(Evidence(cause.evidence, float(len(names))),),
-                remedies=(*remedies([cause]), IF_MEANT) if severity.is_alarm else (),
-            )
+def _cut_off(flow: Flow, rows: Sequence[Row]) -> Iterator[Finding]:
+    """One finding for each thing that the other side of a cut makes of what is cut off."""
+    graph = OpGraph(flow) if _has_gradients(flow) else None
+    modules = [*_modules(rows, Status.DETACHED), *_modules(rows, Status.NOT_READ)]
+    by_use: dict[Use | None, list[str]] = {}
+    landings: dict[Use, Row] = {}
+    for module in modules:
+        part = [
+            row for row in flow.select(Role.ACTIVATION) if _is_inside(row.site.path, _owner(module, flow))
+        ]
+        found = uses(flow, graph, part) if graph is not None and part else {}
+        worst = next((use for use in (Use.FEATURES, Use.SAMPLES, Use.TARGET) if use in found), None)
+        by_use.setdefault(worst, []).append(module)
+        if worst is not None:
+            landings.setdefault(worst, found[worst])
+    for use, parts in by_use.items():
+        yield _told(flow, rows, parts, use, landings.get(use) if use is not None else None)
+
+
+def _told(
+    flow: Flow, rows: Sequence[Row], modules: list[str], use: Use | None, reader: Row | None
+) -> Finding:
+    names = [row.site.path for row in rows if any(_is_inside(row.site.path, module) for module in modules)]
+    severity, reason = (
+        Severity.NOTE,
+        "used in the forward pass, but the loss does not depend on what came of it",
+    )
+    if use is Use.TARGET:
+        reason = "the loss compares with what they give, and no gradient goes back there"
+    elif use is Use.SAMPLES and reader is not None:
+        reason = (
+            f"{place(reader)} reads what they give as it reads other data, and no gradient goes back there"
+        )
+    elif use is Use.FEATURES and reader is not None:
+        reason = f"{place(reader)} learns from what they give, and no gradient goes back there"
+        optimized = flow.metadata.get("optimized")
+        if optimized is not None and not set(names) & set(optimized):
+            reason += "; no optimizer holds them"
+        else:
+            severity = Severity.WARNING
+    cause = Cause(CauseName.FROZEN_OR_DETACHED, 1.0, f"{listing(names)}: {reason}.")
+    not_read = "not read by" if use is None else "cut off from"
+    return Finding(
+        code=FrozenOrDetached.code,
+        symptom=Symptom.LOSS_NOT_DECREASING,
+        severity=severity,
+        site=modules[0],
+        message=f"{count(len(names), 'parameter')} {_are(len(names))} {not_read} the loss: "
+        f"{listing([module_name(module) for module in modules])}.",
+        source=_source(flow, modules[0]),
+        causes=(cause,),
+        evidence=(Evidence(cause.evidence, float(len(names))),),
+        remedies=(*remedies([cause]), IF_MEANT) if severity.is_alarm else (),
+    )
 
 
 IF_MEANT = "If the cut is meant (a target network, a generator while its critic learns), freeze the part."
 
 
-def _end(flow: Flow, rows: Sequence[Row], module: str) -> int:
-    """Position of the last op of a module, or of the first that uses a parameter."""
-    ran = [row.order for row in flow.select(Role.ACTIVATION) if _is_inside(row.site.path, module)]
-    return max(ran or [row.order for row in rows if _is_inside(row.site.path, module)])
+def _has_gradients(flow: Flow) -> bool:
+    return any(row.stats is not None for row in flow.select(Role.ACTIVATION_GRADIENT))
+
+
+def _owner(part: str, flow: Flow) -> str:
+    """The module of a part, which may be a single parameter."""
+    names = {row.site.path for row in flow.select(Role.PARAMETER_GRADIENT)}
+    return part.rpartition(".")[0] if part in names else part
 
 
 def _source(flow: Flow, module: str) -> str | None:

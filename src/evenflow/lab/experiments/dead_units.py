@@ -67,10 +67,10 @@ class DeadUnits(Experiment):
         "the features and pulls the units below everything that they will ever see. With centred inputs "
         "only some die, and only at step sizes that just cancel their weights."
     )
-    quick: ClassVar = {"seeds": 24}
+    quick: ClassVar = {"seeds": 16}
 
     steps: tuple[float, ...] = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
-    means: tuple[float, ...] = (0.0, 0.3, 1.0)
+    means: tuple[float, ...] = (0.0, 0.5, 1.0)
     width: int = 128
     batch: int = 4096
     fresh: int = 256

@@ -25,7 +25,7 @@ from evenflow.lab.experiment import Experiment, Outcome, Track, silently
 from evenflow.lab.measuring import draw, gaussian
 from evenflow.lab.networks import generator_loss
 from evenflow.lab.networks.adversarial import AdversarialLoss
-from evenflow.lab.picture import Axis, Curve, Lines, Origin, over_seeds
+from evenflow.lab.picture import Axis, Curve, Lines, beside
 from evenflow.lab.verdict import Comparison, near
 from evenflow.theory import expect
 
@@ -95,8 +95,7 @@ class DiscriminatorSaturation(Experiment):
                         kind == "hinge",
                     )
                 )
-            curves.append(over_seeds(kind, self.distances, measured))
-            curves.append(Curve(kind, self.distances, tuple(expected), Origin.EXPECTED))
+            curves += beside(kind, self.distances, measured, expected)
         picture = Lines(
             "slope",
             "Gradient that reaches the generator",

@@ -13,9 +13,9 @@ from typing import ClassVar, final
 
 from evenflow.lab import chain
 from evenflow.lab.experiment import Experiment, Outcome, Track, silently
-from evenflow.lab.networks import DeepNet, Init
-from evenflow.lab.picture import Curve, Origin, over_seeds
-from evenflow.lab.verdict import Comparison, near
+from evenflow.lab.networks import Init
+from evenflow.lab.picture import Curve, beside
+from evenflow.lab.verdict import Comparison
 from evenflow.theory import chain_profile
 
 CASES = (("relu", 1.0), ("relu", 2.0), ("relu", 4.0), ("relu", 8.0), ("tanh", 4.0), ("tanh", 16.0))
@@ -51,28 +51,25 @@ class ExplodingInit(Experiment):
     def run(self, track: Track = silently) -> Outcome:
         """See :class:`Experiment`."""
         layers = tuple(range(1, self.depth + 1))
-        comparisons, curves = [], []
+        comparisons: list[Comparison] = []
+        curves: list[Curve] = []
         for act, sigma_w2 in track(CASES):
             levels = [self._measure(act, sigma_w2, seed) for seed in range(self.seeds)]
             theory = chain_profile(act, depth=self.depth, width=self.width, sigma_w2=sigma_w2)
             expected = theory.log10_gradient_norm
             name = f"{act}, σ_w² = {sigma_w2:g}"
             formula = "½ (L − 1) log10(σ_w²/2)" if act == "relu" else chain.FORMULA
-            comparisons.append(
-                Comparison(
-                    f"{name}: log10 ‖δ₁‖/‖δ_L‖",
-                    near(expected[0], 0.1, formula, chain.SOURCE),
-                    tuple(level[0] for level in levels),
-                )
-            )
-            curves += [over_seeds(name, layers, levels), Curve(name, layers, expected, Origin.EXPECTED)]
+            ratios = tuple(level[0] for level in levels)
+            comparisons += chain.compare(name, expected[0], ratios, formula=formula)
+            curves += beside(name, layers, levels, expected)
         return Outcome(tuple(comparisons), (chain.picture(curves),))
 
     def _measure(self, act: str, sigma_w2: float, seed: int) -> list[float]:
-        init = Init("normal", gain=sigma_w2**0.5)
         return chain.gradient_by_layer(
-            lambda: DeepNet(inputs=self.width, width=self.width, depth=self.depth, act=act, init=init),
-            inputs=self.width,
+            width=self.width,
+            depth=self.depth,
             batch=self.batch,
             seed=seed,
+            act=act,
+            init=Init("normal", gain=sigma_w2**0.5),
         )

@@ -81,7 +81,7 @@ class GradientUnderflow(Experiment):
         for number, scale in enumerate(self.scales):
             samples = [one[number] for one in found]
             expected = [self._expected(layer, scale) for layer in layers]
-            name = "no loss scale" if scale == 1 else f"loss scale 2^{round(math.log2(scale))}"
+            name = "no loss scale" if scale == 1 else f"loss scale {scale:g}"
             comparisons += [
                 Comparison(
                     f"{name}: share lost at layer {layers[place]}",

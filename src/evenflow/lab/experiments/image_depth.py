@@ -21,7 +21,7 @@ from evenflow.lab import chain
 from evenflow.lab.experiment import Experiment, Outcome, Track, silently
 from evenflow.lab.measuring import draw, log10_norms, relative
 from evenflow.lab.networks import PlainCNN, ResNet
-from evenflow.lab.picture import Curve, Origin, over_seeds
+from evenflow.lab.picture import Curve, beside, over_seeds
 from evenflow.lab.seeds import generator
 from evenflow.lab.verdict import Comparison, near
 
@@ -73,7 +73,7 @@ class ImageDepth(Experiment):
                 )
             )
             line = tuple(slope * (self.depth - layer) for layer in layers)
-            curves += [over_seeds(name, layers, levels), Curve(name, layers, line, Origin.EXPECTED)]
+            curves += beside(name, layers, levels, line)
         for name, build in (("plain, BatchNorm", self._normed), ("ResNet, BatchNorm", self._residual)):
             levels = [self._measure(build, SIDES[-1], seed) for seed in range(self.seeds)]
             each = 1 if len(levels[0]) == self.depth else 2  # convolutions in a residual unit

@@ -13,9 +13,9 @@ from typing import ClassVar, final
 
 from evenflow.lab import chain
 from evenflow.lab.experiment import Experiment, Outcome, Track, silently
-from evenflow.lab.networks import DeepNet, Init
-from evenflow.lab.picture import Curve, Origin, over_seeds
-from evenflow.lab.verdict import Comparison, near
+from evenflow.lab.networks import Init
+from evenflow.lab.picture import Curve, beside
+from evenflow.lab.verdict import Comparison
 from evenflow.theory import (
     ChainProfile,
     WeightInit,
@@ -107,11 +107,13 @@ class InitDepth(Experiment):
             layers = tuple(range(1, depth + 1))
             levels = [self._measure(case, seed) for seed in range(self.seeds)]
             expected = self._expected(case).log10_gradient_norm
-            comparisons += self._compare(case, expected[0], tuple(level[0] for level in levels))
-            curves[case.act] += [
-                over_seeds(case.name, layers, levels),
-                Curve(case.name, layers, expected, Origin.EXPECTED),
-            ]
+            comparisons += chain.compare(
+                f"{case.act}, {case.name}, L = {depth}",
+                expected[0],
+                tuple(level[0] for level in levels),
+                known=case.known if self._as_known() else None,
+            )
+            curves[case.act] += beside(case.name, layers, levels, expected)
         pictures = tuple(
             chain.picture(drawn, name=act, title=f"Gradient by layer, {act}") for act, drawn in curves.items()
         )
@@ -122,12 +124,12 @@ class InitDepth(Experiment):
 
     def _measure(self, case: Case, seed: int) -> list[float]:
         return chain.gradient_by_layer(
-            lambda: DeepNet(
-                inputs=self.width, width=self.width, depth=self._depth(case), act=case.act, init=case.init
-            ),
-            inputs=self.width,
+            width=self.width,
+            depth=self._depth(case),
             batch=self.batch,
             seed=seed,
+            act=case.act,
+            init=case.init,
         )
 
     def _expected(self, case: Case) -> ChainProfile:
@@ -142,10 +144,6 @@ class InitDepth(Experiment):
             orthogonal=weight.orthogonal,
         )
 
-    def _compare(self, case: Case, expected: float, ratios: tuple[float, ...]) -> list[Comparison]:
-        quantity = f"{case.act}, {case.name}, L = {self._depth(case)}: log10 ‖δ₁‖/‖δ_L‖"
-        found = [Comparison(quantity, near(expected, 0.1, chain.FORMULA, chain.SOURCE), ratios)]
-        if case.known is not None and (self.relu_depth, self.tanh_depth, self.width) == (20, 50, 128):
-            known = near(*case.known, "simulated", "THEORY.md, section 4")
-            found.append(Comparison(f"{quantity} (earlier simulation)", known, ratios))
-        return found
+    def _as_known(self) -> bool:
+        """Whether nets have the shapes of the earlier simulation."""
+        return (self.relu_depth, self.tanh_depth, self.width) == (20, 50, 128)

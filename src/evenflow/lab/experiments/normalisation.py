@@ -15,9 +15,8 @@ from typing import ClassVar, final
 
 from evenflow.lab import chain
 from evenflow.lab.experiment import Experiment, Outcome, Track, silently
-from evenflow.lab.networks import DeepNet
 from evenflow.lab.networks.pieces import NormName
-from evenflow.lab.picture import Curve, Origin, over_seeds
+from evenflow.lab.picture import Curve, beside
 from evenflow.lab.verdict import Comparison, near
 from evenflow.theory import moments, norm_rate, torch_default, torch_default_bias_variance
 
@@ -59,18 +58,18 @@ class Normalisation(Experiment):
     def run(self, track: Track = silently) -> Outcome:
         """See :class:`Experiment`."""
         places = tuple(range(1, self.layers + 2))
-        comparisons, curves = [], []
+        comparisons: list[Comparison] = []
+        curves: list[Curve] = []
         for norm_name in track(NORMS):
             levels = [self._measure(norm_name, seed) for seed in range(self.seeds)]
             ratios = tuple(level[0] for level in levels)
             quantity = f"{norm_name}: log10 gain of ‖δ‖ over {self.layers} layers"
-            curves.append(over_seeds(norm_name, places, levels))
             rate, formula, source = self._rate(norm_name)
             expected = 0.5 * self.layers * math.log10(rate)
             tolerance = {"group": 1.0, "batch": 0.2}.get(norm_name, 0.3)
             comparisons.append(Comparison(quantity, near(expected, tolerance, formula, source), ratios))
             line = tuple(0.5 * (self.layers + 1 - place) * math.log10(rate) for place in places)
-            curves.append(Curve(norm_name, places, line, Origin.EXPECTED))
+            curves += beside(norm_name, places, levels, line)
             if norm_name == "batch" and self.layers == 49:
                 known = near(KNOWN_BATCH, 0.2, "simulated", "THEORY.md, section 4")
                 comparisons.append(Comparison(f"{quantity} (earlier simulation)", known, ratios))
@@ -82,10 +81,11 @@ class Normalisation(Experiment):
 
     def _measure(self, norm_name: NormName, seed: int) -> list[float]:
         levels = chain.gradient_by_layer(
-            lambda: DeepNet(inputs=self.width, width=self.width, depth=self.layers + 2, norm_name=norm_name),
-            inputs=self.width,
+            width=self.width,
+            depth=self.layers + 2,
             batch=self.batch,
             seed=seed,
+            norm_name=norm_name,
         )
         return levels[1:]
 

@@ -13,7 +13,6 @@ from typing import ClassVar, final
 
 from evenflow.lab import chain
 from evenflow.lab.experiment import Experiment, Outcome, Track, silently
-from evenflow.lab.networks import DeepNet, Init
 from evenflow.lab.picture import Curve, Origin, over_seeds
 from evenflow.lab.verdict import Comparison, near
 from evenflow.theory import chain_profile
@@ -82,9 +81,4 @@ class OneSample(Experiment):
         )
 
     def _measure(self, seed: int) -> list[float]:
-        return chain.gradient_by_layer(
-            lambda: DeepNet(inputs=self.width, width=self.width, depth=self.depth, init=Init("he")),
-            inputs=self.width,
-            batch=1,
-            seed=seed,
-        )
+        return chain.gradient_by_layer(width=self.width, depth=self.depth, batch=1, seed=seed, init="he")

@@ -24,7 +24,7 @@ from evenflow.lab import chain
 from evenflow.lab.experiment import Experiment, Outcome, Track, silently
 from evenflow.lab.measuring import draw, gaussian, log10_norms, relative
 from evenflow.lab.networks import DeepNet, ResidualNet
-from evenflow.lab.picture import Axis, Curve, Lines, Origin, over_seeds
+from evenflow.lab.picture import Axis, Curve, Lines, beside
 from evenflow.lab.verdict import Comparison, near
 from evenflow.theory import chain_profile, torch_default, torch_default_bias_variance
 
@@ -99,9 +99,8 @@ class Residual(Experiment):
         by_depth = [
             curve
             for name, found in ends.items()
-            for curve in (
-                over_seeds(name, self.blocks[: len(found)], list(zip(*found, strict=True))),
-                Curve(name, self.blocks[: len(found)], tuple(expected[name]), Origin.EXPECTED),
+            for curve in beside(
+                name, self.blocks[: len(found)], list(zip(*found, strict=True)), expected[name]
             )
         ]
         note = (

@@ -16,8 +16,8 @@ from evenflow.lab.experiment import Experiment, Outcome, Track, silently
 from evenflow.lab.measuring import draw, gaussian, log10_norms, relative
 from evenflow.lab.networks import DeepNet
 from evenflow.lab.networks.pieces import InitName
-from evenflow.lab.picture import Curve, Origin, over_seeds
-from evenflow.lab.verdict import Comparison, at_most, near
+from evenflow.lab.picture import Curve, Origin, beside
+from evenflow.lab.verdict import Comparison, at_most
 from evenflow.theory import ChainProfile, chain_profile, torch_default, torch_default_bias_variance, xavier
 
 REFERENCE: dict[InitName, float] = {"default": -16.17, "glorot": -11.96}
@@ -62,10 +62,15 @@ class SigmoidDepth(Experiment):
         for init in track(list(REFERENCE)):
             levels, gains = zip(*(self._measure(init, seed) for seed in range(self.seeds)), strict=True)
             expected = self._expected(init).log10_gradient_norm
-            comparisons += self._compare(init, expected[0], tuple(level[0] for level in levels))
+            as_known = (self.depth, self.width) == (20, 128)
+            comparisons += chain.compare(
+                LABELS[init],
+                expected[0],
+                tuple(level[0] for level in levels),
+                known=(REFERENCE[init], 0.1) if as_known else None,
+            )
             largest += gains
-            curves.append(over_seeds(LABELS[init], layers, levels))
-            curves.append(Curve(LABELS[init], layers, expected, Origin.EXPECTED))
+            curves += beside(LABELS[init], layers, levels, expected)
         comparisons.append(
             Comparison(
                 "largest gain of one sigmoid, log10",
@@ -94,11 +99,3 @@ class SigmoidDepth(Experiment):
         return chain_profile(
             "sigmoid", depth=self.depth, width=self.width, sigma_w2=weight.sigma_w2, sigma_b2=bias
         )
-
-    def _compare(self, init: InitName, expected: float, ratios: tuple[float, ...]) -> list[Comparison]:
-        quantity = f"{LABELS[init]}: log10 ‖δ₁‖/‖δ_L‖"
-        found = [Comparison(quantity, near(expected, 0.1, chain.FORMULA, chain.SOURCE), ratios)]
-        if (self.depth, self.width) == (20, 128):
-            known = near(REFERENCE[init], 0.1, "simulated", "THEORY.md, section 4")
-            found.append(Comparison(f"{quantity} (earlier simulation)", known, ratios))
-        return found

@@ -67,10 +67,10 @@ class TailoredActivations(Experiment):
     depth: int = 1000
     width: int = 128
     batch: int = 16
-    seeds: int = 24
-    steps: int = 120
-    rate: float = 0.2
-    trained: int = 4
+    seeds: int = 12
+    steps: int = 80
+    rate: float = 0.3
+    trained: int = 3
 
     def run(self, track: Track = silently) -> Outcome:
         """See :class:`Experiment`."""

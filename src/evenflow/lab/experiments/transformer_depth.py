@@ -24,6 +24,7 @@ from typing import ClassVar, final
 import torch
 
 from evenflow.flow import Role
+from evenflow.lab.chain import FINITE_WIDTH
 from evenflow.lab.experiment import Experiment, Outcome, Track, silently
 from evenflow.lab.measuring import difference, draw
 from evenflow.lab.networks import Transformer
@@ -40,9 +41,6 @@ SOURCES: dict[Arrangement, tuple[str, str]] = {
     "post": ("∝ 1/√(1 + 8/25), whatever L", "Xiong et al. 2020, theorem 1"),
     "deep": ("∝ β/√(α² + 8β⁴/25), α = (2L)^¼, β = (8L)^−¼", "Wang et al. 2022, fig. 2"),
 }
-
-FINITE_WIDTH = 0.1
-"""Decades left to what a finite width does, as for plain chains of this width."""
 
 FEED_FORWARD = 8 / 25
 """Mean square after W₂ relu(W₁ x) over that of x: 2/5 after W₁, half of it after ReLU, times 8/5."""

@@ -13,7 +13,6 @@ from typing import ClassVar, cast, final
 
 from torch import nn
 
-from evenflow.lab import chain
 from evenflow.lab.measuring import draw, gaussian, log10_norms, relative
 from evenflow.lab.networks import ACTIVATIONS, DeepNet, Init, ResidualNet
 from evenflow.lab.networks.deep import Branch
@@ -149,12 +148,9 @@ class FeedForward(Net):
 
     def measured(self, seed: int = 0) -> Profile:
         """See :class:`Net`."""
-        if self.skips == "none":
-            levels = chain.gradient_by_layer(self.build, inputs=self.width, batch=BATCH, seed=seed)
-        else:
-            flow = draw(self.build, gaussian(BATCH, self.width, seed=seed), seed)
-            levels = relative(log10_norms(flow, "stem") + log10_norms(flow, ".after"))
-        return Profile(tuple(levels))
+        flow = draw(self.build, gaussian(BATCH, self.width, seed=seed), seed)
+        endings = (".linear",) if self.skips == "none" else ("stem", ".after")
+        return Profile(tuple(relative([level for ending in endings for level in log10_norms(flow, ending)])))
 
     def build(self) -> nn.Module:
         """The real net; it draws from PyTorch's global state."""

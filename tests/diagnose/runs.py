@@ -33,7 +33,7 @@ class Weight:
     shape: tuple[int, ...] = (32, 32)
     dtype: str = "float32"
 
-    def rows(self, step: int, order: int) -> Iterable[Row]:
+    def rows(self, step: int, order: int, before: tuple[int, ...]) -> Iterable[Row]:
         sizes = {
             Role.PARAMETER: self.weight,
             Role.PARAMETER_GRADIENT: self.gradient,
@@ -57,7 +57,7 @@ class Output:
     saturated: OverSteps | None = None
     mean: OverSteps = 0.0
 
-    def rows(self, step: int, order: int) -> Iterable[Row]:
+    def rows(self, step: int, order: int, before: tuple[int, ...]) -> Iterable[Row]:
         activation = _row(
             Site(self.path, "output", Role.ACTIVATION),
             order, _at(self.size, step), self.shape, self.dtype, _at(self.mean, step),
@@ -70,7 +70,7 @@ class Output:
             yield replace(
                 row,
                 module_type=self.module_type,
-                inputs=(order - 1,) if order else (),
+                inputs=before,
                 dead_fraction=None if self.dead is None else _at(self.dead, step),
                 saturated_fraction=None if self.saturated is None else _at(self.saturated, step),
             )
@@ -130,10 +130,12 @@ def run(
     sampled = range(0, steps, every)
     rows, numbers = [], []
     for step in sampled:
+        before: tuple[int, ...] = ()
         for order, site in enumerate(sites):
-            for row in site.rows(step, order):
+            for row in site.rows(step, order, before):
                 rows.append(row)
                 numbers.append(step)
+            before = (order,) if isinstance(site, Output) else before
     flow = to_arrow(rows).add_column(0, "step", pa.array(numbers, pa.int64()))
     given = {**({"loss": loss} if loss is not None else {}), **(scalars or {})}
     figures = [(step, name, value(step)) for name, value in given.items() for step in range(steps)]

@@ -1,7 +1,0 @@
-"""Healthy controls."""
-
-from benchmarks.diagnosis.subject import Subject
-
-
-def controls() -> list[Subject]:
-    return []

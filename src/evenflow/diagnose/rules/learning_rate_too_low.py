@@ -1,0 +1,103 @@
+"""EF605: the loss falls as steadily as a clock, and far too slowly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, final
+
+from evenflow.diagnose.finding import CauseName, Evidence, Finding, Severity, Symptom
+from evenflow.diagnose.glossary import remedies
+from evenflow.diagnose.limits import CHANCE, FLAT, SMALL_UPDATE
+from evenflow.diagnose.rule import Page, RunRule, Threshold
+from evenflow.diagnose.text import number, percent
+
+if TYPE_CHECKING:
+    from evenflow.diagnose.history import History, LossCurve
+
+SLOW = Threshold(
+    0.2,
+    "of its starting level that the loss has fallen by at most",
+    "a judgement: at that pace five such runs are needed",
+)
+STEADY = Threshold(
+    0.25,
+    "of the whole fall that the second half of the steps contributes at least",
+    "a judgement: half is a straight line, and a curve that levels off has less",
+)
+TO_GO = Threshold(
+    10.0,
+    "times the steps taken that are still needed at least, at the speed of first order",
+    "a judgement: who plans for a tenth of the steps has chosen another learning rate",
+)
+
+
+@final
+class LearningRateTooLow(RunRule):
+    """Compares the size of updates with what the loss needs."""
+
+    code = "EF605"
+    name = "learning_rate_too_low"
+    symptom = Symptom.LOSS_NOT_DECREASING
+    summary = "Updates are tiny and the loss falls slowly along a straight line."
+    causes = (CauseName.LEARNING_RATE_TOO_LOW,)
+    thresholds = (SLOW, STEADY, TO_GO, SMALL_UPDATE, FLAT, CHANCE)
+    page = Page(
+        what="""\
+The loss falls at every step by the same small amount. Nothing is wrong with the model:
+it would take ten times the steps, or a hundred, to get anywhere.""",
+        why="""\
+The learning rate was chosen for another optimizer (.001 suits Adam, and is little for
+SGD), a schedule has brought it down too early, or gradients are small and the
+optimizer does not normalise them.""",
+        mathematics="""\
+To first order a step u lowers the loss by −⟨g, u⟩ ≤ ‖g‖‖u‖. While curvature plays no
+part this is what happens, and doubling the step doubles the gain: a straight line is
+the proof that the step could be longer. L/(‖g‖‖u‖) is the least number of steps to
+bring a loss L to zero.""",
+        detection="""\
+All of it must hold: the typical weight matrix changes by less than a ten-thousandth a
+step; the loss fell, but by less than a fifth, and the second half of the steps
+contributed its part, so that it is no plateau; ten times the steps taken are still
+needed at least. A classifier that starts well below ln C is being fine-tuned: tiny
+steps are its recipe.""",
+        remedies="""\
+Multiply the learning rate by 10 until updates are about a thousandth of the weights,
+or use Adam, whose steps do not depend on the gradient's size.""",
+        references=(
+            "Smith, Cyclical learning rates for training neural networks, WACV 2017 (the range test).",
+            "Ben Braiek, Khomh, Testing feedforward neural networks training programs (TheDeepChecker), "
+            "ACM TOSEM 2023.",
+        ),
+    )
+
+    def check_run(self, history: History) -> Iterator[Finding]:
+        """See :class:`~evenflow.diagnose.rule.RunRule`."""
+        from evenflow.diagnose.suspects import is_fine_tuning
+
+        for role in history.learners[:1]:
+            curve = history.loss(role)
+            if curve.first_unsound is None and not is_fine_tuning(history, role, curve):
+                yield from _judge(history, role, curve)
+
+
+def _judge(history: History, role: str, curve: LossCurve) -> Iterator[Finding]:
+    from evenflow.diagnose.suspects import steps_too_small
+
+    if not 0.0 < curve.relative_fall < SLOW.value:
+        return
+    if curve.relative_fall < FLAT.value and curve.fall < CHANCE.value * curve.error:
+        return  # flat: EF601
+    cause = steps_too_small(history, role, curve, TO_GO.value)
+    if cause is None or curve.drift < STEADY.value * curve.fall:
+        return
+    yield Finding(
+        code=LearningRateTooLow.code,
+        symptom=Symptom.LOSS_NOT_DECREASING,
+        severity=Severity.WARNING,
+        site=curve.name,
+        message=f"In {len(curve)} steps the loss fell by {percent(curve.relative_fall)}, from "
+        f"{number(curve.start)} to {number(curve.end)}: the steps are too small.",
+        causes=(cause,),
+        evidence=(Evidence(cause.evidence),),
+        remedies=remedies((cause,)),
+    )

@@ -1,0 +1,143 @@
+"""EF601: training runs, and the loss stays where it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, final
+
+from evenflow.diagnose.finding import CauseName, Evidence, Finding, Severity, Symptom
+from evenflow.diagnose.glossary import remedies
+from evenflow.diagnose.limits import (
+    CHANCE,
+    FLAT,
+    GUESSING,
+    KNOWS_MORE,
+    LARGE_UPDATE,
+    LEAP,
+    OFF_SCALE,
+    PATIENCE,
+    POLYAK,
+    SMALL_UPDATE,
+    UNSURE,
+)
+from evenflow.diagnose.rule import Page, RunRule, Threshold
+from evenflow.diagnose.text import number, percent
+
+if TYPE_CHECKING:
+    from evenflow.diagnose.history import History, LossCurve
+
+RISES = Threshold(
+    1.5,
+    "times its starting level above which the loss has run away, which is EF603's business",
+    "the same number as there",
+)
+
+
+@final
+class LossNotDecreasing(RunRule):
+    """Looks at the loss from the first step to the last."""
+
+    code = "EF601"
+    name = "loss_not_decreasing"
+    symptom = Symptom.LOSS_NOT_DECREASING
+    summary = "The loss ends where it started, or no better than guessing."
+    causes = (
+        CauseName.UNSCALED_INPUT,
+        CauseName.UNSCALED_TARGET,
+        CauseName.LEARNING_RATE_TOO_HIGH,
+        CauseName.LEARNING_RATE_TOO_LOW,
+        CauseName.CLIPPING_ALWAYS_ACTIVE,
+        CauseName.OPTIMIZER_EPSILON_DOMINATES,
+        CauseName.UPDATE_LOST_TO_ROUNDING,
+        CauseName.UNKNOWN,
+    )
+    thresholds = (
+        FLAT, CHANCE, UNSURE, GUESSING, PATIENCE, KNOWS_MORE, RISES,
+        POLYAK, LEAP, LARGE_UPDATE, SMALL_UPDATE, OFF_SCALE,
+    )  # fmt: skip
+    page = Page(
+        what="""\
+Training runs, steps are taken, and the loss stays at its first level; or it falls only
+to what a model gets that ignores its input and guesses.""",
+        why="""\
+Steps that are far too large throw the weights to where nothing learns any more; steps
+that are far too small change nothing; inputs or targets of the wrong scale make any
+step one or the other; a gradient that vanishes, a loss that does not fit the output or
+a part that is cut off leave nothing to step along (EF101, EF201, EF202, EF501, EF502).""",
+        mathematics="""\
+Guessing among C classes costs ln C. A step −η·g lowers the loss by η‖g‖² to first
+order and raises it by ½η²gᵀHg to second. With ½λx² the ratio η‖g‖²/L is 2ηλ: above 4
+steps of gradient descent diverge. Conversely no step u lowers the loss by more than
+‖g‖‖u‖, so that L/(‖g‖‖u‖) steps are needed at least.""",
+        detection="""\
+The median of the first losses is compared with the median of the last tenth, against
+noise that is estimated from differences of neighbours. It is flat if it fell by less
+than 2 % or by less than three standard errors, and it is guessing if it ends at ln C.
+A classifier that starts far below ln C, or a single output that starts below ln 2
+and moves by tiny steps, is being fine-tuned and is left alone, and so are adversarial
+games, where one loss rises as another falls. Suspects are then looked for in the step size and the data.""",
+        remedies="""\
+Follow the cause. If none is named: overfit one batch of ten samples first. If that
+fails the wiring is at fault, if it succeeds the data or the step size.""",
+        references=(
+            "Polyak, Some methods of speeding up the convergence of iteration methods, 1964.",
+            "Cohen et al., Gradient descent on neural networks typically occurs at the edge of stability, "
+            "ICLR 2021.",
+            "Ben Braiek, Khomh, Testing feedforward neural networks training programs (TheDeepChecker), "
+            "ACM TOSEM 2023.",
+        ),
+    )
+
+    def check_run(self, history: History) -> Iterator[Finding]:
+        """See :class:`~evenflow.diagnose.rule.RunRule`."""
+        from evenflow.diagnose.suspects import is_fine_tuning
+
+        for role in history.learners[:1]:  # roles that learn together share one loss
+            curve = history.loss(role)
+            if len(curve) < PATIENCE.value or curve.first_unsound is not None:
+                continue
+            if curve.end > RISES.value * curve.start or is_fine_tuning(history, role, curve):
+                continue
+            said = _stuck(history, curve)
+            if said:
+                yield _finding(history, role, curve, said)
+
+
+def _stuck(history: History, curve: LossCurve) -> str:
+    """In which way the loss is stuck; empty if it is not."""
+    by_chance = curve.fall < CHANCE.value * curve.error and curve.relative_fall < UNSURE.value
+    flat = curve.relative_fall < FLAT.value or by_chance
+    if flat and abs(curve.best - curve.end) <= max(CHANCE.value * curve.error, FLAT.value * abs(curve.start)):
+        return f"The loss is where it started: {number(curve.start)} at first, {number(curve.end)} at last."
+    guess = history.guess.loss if history.guess is not None and history.guess.classes > 1 else None
+    if guess is not None and abs(curve.end - guess) <= GUESSING.value * guess <= curve.start:
+        return (
+            f"The loss came down to {number(curve.end)} and no further, which is what guessing costs "
+            f"(ln C = {number(guess)})."
+        )
+    return ""
+
+
+def _finding(history: History, role: str, curve: LossCurve, said: str) -> Finding:
+    from evenflow.diagnose.suspects import suspects
+
+    causes = suspects(history, role, curve)
+    evidence = [
+        Evidence(
+            f"Over {len(curve)} steps it fell by {percent(max(curve.relative_fall, 0.0))}; noise alone makes "
+            f"{number(CHANCE.value * curve.error)}.",
+            curve.relative_fall,
+            FLAT.value,
+        ),
+        *(Evidence(cause.evidence) for cause in causes if cause.name is not CauseName.UNKNOWN),
+    ]
+    return Finding(
+        code=LossNotDecreasing.code,
+        symptom=Symptom.LOSS_NOT_DECREASING,
+        severity=Severity.WARNING,
+        site=curve.name,
+        message=said,
+        causes=causes,
+        evidence=tuple(evidence),
+        remedies=remedies(causes),
+    )

@@ -1,0 +1,238 @@
+"""Why a loss does not fall: step size, data and wiring, each asked of the numbers of the run.
+
+The step size is judged by what steps do, not by the learning rate itself:
+
+* *Polyak's ratio* lr·‖g‖²/L of plain gradient steps. To first order one step
+  lowers the loss by lr·‖g‖²; where that is several times the whole loss, the
+  linear picture is left behind and the step overshoots.
+* *Update over weight*, for any optimizer.
+* *The response*: a loss that leaps up in the first steps.
+* *Steps to go*: no step can lower the loss by more than Σ‖g_p‖‖u_p‖ to first
+  order. The loss over that is the least number of steps to reach zero.
+
+References:
+    B. Polyak, "Some methods of speeding up the convergence of iteration methods", 1964.
+    J. Cohen et al., "Gradient descent on neural networks typically occurs at the edge
+    of stability", ICLR 2021.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from evenflow.diagnose import limits
+from evenflow.diagnose.finding import Cause, CauseName
+from evenflow.diagnose.graph import OpGraph
+from evenflow.diagnose.history.grid import Floats, Integers
+from evenflow.diagnose.history.history import History
+from evenflow.diagnose.history.loss import LossCurve
+from evenflow.diagnose.rule import CannotJudgeError
+from evenflow.diagnose.rules.clipping_always_active import clipped_hard
+from evenflow.diagnose.rules.optimizer_epsilon_dominates import epsilon_dominates
+from evenflow.diagnose.rules.update_lost_to_rounding import rounding_swallows
+from evenflow.diagnose.text import number, percent
+from evenflow.flow import Role, Series
+
+EARLY = 0.1
+"""Part of a run that counts as its beginning."""
+
+
+def suspects(history: History, role: str, curve: LossCurve) -> tuple[Cause, ...]:
+    """What the numbers hold against the data and the step size, best first; ``unknown`` if nothing."""
+    small = steps_too_small(history, role, curve)
+    shortened = None
+    if small is not None:
+        shortened = (
+            clipped_hard(history, role) or epsilon_dominates(history, role) or rounding_swallows(history)
+        )
+    found = [
+        unscaled_input(history),
+        unscaled_target(history, curve),
+        steps_too_large(history, role, curve),
+        small if shortened is None else shortened,
+    ]
+    causes = sorted((cause for cause in found if cause is not None), key=lambda cause: -cause.confidence)
+    if causes:
+        return tuple(causes)
+    text = "Neither the size of the steps nor that of inputs and targets explains it."
+    return (Cause(CauseName.UNKNOWN, 1.0, text),)
+
+
+def steps_too_large(history: History, role: str, curve: LossCurve) -> Cause | None:
+    """Whether steps overshoot: by Polyak's ratio, by the loss's leap, or by their size."""
+    name = CauseName.LEARNING_RATE_TOO_HIGH
+    ratio = polyak_ratio(history, role, curve)
+    if ratio is not None and ratio > limits.POLYAK.value:
+        text = (
+            f"To first order a step would lower the loss by {number(ratio)} times its whole value "
+            f"(the median of lr·‖g‖²/loss; above {limits.POLYAK.value:g} steps overshoot)."
+        )
+        return Cause(name, 0.9, text)
+    size = largest_early_update(history, role)
+    leap = first_leap(curve)
+    if leap > limits.LEAP.value and (size is None or size > limits.SMALL_UPDATE.value):
+        text = (
+            f"In the first steps the loss leapt from {number(curve.start)} to {number(leap * curve.start)}."
+        )
+        if size is not None:
+            text += f" One update was {percent(size)} of the weights."
+        return Cause(name, 0.8, text)
+    if size is not None and size > limits.LARGE_UPDATE.value:
+        text = f"In the first steps one update was {percent(size)} of the typical weight matrix."
+        return Cause(name, 0.6, text)
+    return None
+
+
+def steps_too_small(history: History, role: str, curve: LossCurve, longer: float = 10.0) -> Cause | None:
+    """Whether the loss cannot come down in ``longer`` times the steps taken, because they are tiny."""
+    size, to_go = typical_update(history, role), steps_to_go(history, role, curve)
+    if size is None or to_go is None or size > limits.SMALL_UPDATE.value:
+        return None
+    if to_go < longer * len(curve):
+        return None
+    text = (
+        f"An update is {number(size)} of the weights, and at this speed the loss needs at least "
+        f"{number(to_go)} steps to come down."
+    )
+    return Cause(CauseName.LEARNING_RATE_TOO_LOW, 0.8, text)
+
+
+def is_fine_tuning(history: History, role: str, curve: LossCurve) -> bool:
+    """Whether the model knew something from the start.
+
+    A cross-entropy below that of guessing needs logits that differ: with all of
+    them within ±a it is ln C − 2a at least. What lies lower is another loss. A
+    single output may belong to either, and counts only if its steps are tiny.
+    """
+    guess, first = history.guess, history.output(history.first)
+    if guess is None or first is None or curve.start >= limits.KNOWS_MORE.value * guess.loss:
+        return False
+    if guess.classes > 1:
+        return curve.start >= guess.loss - 2.0 * (first.abs_max or 0.0)
+    size = typical_update(history, role)
+    return size is not None and size < limits.SMALL_UPDATE.value
+
+
+def polyak_ratio(history: History, role: str, curve: LossCurve) -> float | None:
+    """Median of lr·‖g‖·‖g_clipped‖/loss over the sampled steps; None unless steps are along the gradient."""
+    if not history.is_sgd(role):
+        return None
+    rate, after = history.scalar("lr", role), history.scalar("gradient_norm_after_clipping", role)
+    before = history.scalar("gradient_norm_before_clipping", role)
+    if rate is None or after is None:
+        return None
+    raw = after if before is None else before
+    steps = np.intersect1d(np.intersect1d(rate.steps, after.steps), raw.steps)
+    if not steps.size:
+        return None
+    loss = curve.at(steps)
+    gain = on_steps(rate, steps) * on_steps(after, steps) * on_steps(raw, steps)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        ratio = np.where(loss > 0.0, gain / loss, np.nan)
+    known = ratio[np.isfinite(ratio)]
+    return float(np.median(known)) if known.size else None
+
+
+def largest_early_update(history: History, role: str) -> float | None:
+    """Over the first steps, the largest update over weight of the typical (median) weight matrix."""
+    by_step = _typical_ratio(history, role)
+    early = by_step[: max(math.ceil(EARLY * len(by_step)), 3)]
+    known = early[np.isfinite(early)]
+    return float(known.max()) if known.size else None
+
+
+def typical_update(history: History, role: str) -> float | None:
+    """Median over all sampled steps of the typical matrix's update over weight."""
+    known = _typical_ratio(history, role)
+    known = known[np.isfinite(known)]
+    return float(np.median(known)) if known.size else None
+
+
+def steps_to_go(history: History, role: str, curve: LossCurve) -> float | None:
+    """The least number of steps, to first order, that take the loss from its end to zero."""
+    labels = history.parameters(role)
+    gradients = history.of(Role.PARAMETER_GRADIENT, labels, "norm")
+    updates = history.of(Role.UPDATE, labels, "norm")
+    gains = np.nansum(gradients * updates, axis=1)
+    known = gains[np.isfinite(gains)]
+    if not known.size:
+        return None
+    gain = float(np.median(known))
+    return abs(curve.end) / gain if gain > 0.0 else math.inf
+
+
+def first_leap(curve: LossCurve) -> float:
+    """The largest loss of the first steps over the one it started from; infinite if it was no number."""
+    early = curve.values[1 : max(math.ceil(EARLY * len(curve)), 5)]
+    if not np.isfinite(early).all():
+        return math.inf
+    first = float(curve.values[0])
+    if not first > 0.0 or not early.size:
+        return 0.0
+    return float(max(early.max() - 2.0 * curve.noise, 0.0)) / first
+
+
+def growth(history: History, role: str, curve: LossCurve, step: int) -> float:
+    """By how much the loss, the gradient's norm or a weight grew before a step, whichever grew most."""
+    before = curve.values[(curve.steps < step) & np.isfinite(curve.values)]
+    grown = [float(before.max() / before[0])] if before.size and before[0] > 0.0 else []
+    norm = history.scalar("gradient_norm_after_clipping", role)
+    if norm is not None and len(norm):
+        sizes = norm.values[norm.steps <= step]
+        sizes = sizes[np.isfinite(sizes) & (sizes > 0.0)]
+        grown += [float(sizes.max() / sizes[0])] if sizes.size else []
+    weights = history.of(Role.PARAMETER, history.parameters(role, matrices=True))[history.steps <= step]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = weights / weights[:1]
+    known = ratios[np.isfinite(ratios)]
+    grown += [float(known.max())] if known.size else []
+    return max(grown, default=1.0)
+
+
+def unscaled_input(history: History) -> Cause | None:
+    """Whether the first layer reads numbers that are far too large."""
+    if history.first is None:
+        return None
+    try:
+        graph = OpGraph(history.flow_in_ops(int(history.steps[0])))
+    except CannotJudgeError:
+        return None
+    first = next((row for row in graph.gradients.values() if graph.is_layer(row) and not row.inputs), None)
+    size = None if first is None or first.site.op.startswith("embedding") else graph.input_rms(first)
+    if size is None or size < limits.OFF_SCALE.value:
+        return None
+    text = f"The inputs have an RMS of about {number(size)}; 1 is expected."
+    return Cause(CauseName.UNSCALED_INPUT, 0.95, text)
+
+
+def unscaled_target(history: History, curve: LossCurve) -> Cause | None:
+    """Whether the loss at the start is that of targets far larger than what the network gives."""
+    output = history.output(history.first)
+    if output is None:
+        return None
+    root = math.sqrt(max(float(curve.finite[0]), 0.0))
+    if root < limits.OFF_SCALE.value or root < limits.OFF_SCALE.value * output.rms:
+        return None
+    text = (
+        f"The loss starts at {number(root**2)} while the output has an RMS of {number(output.rms)}: "
+        f"as a squared error that is targets of about {number(root)}; 1 is expected."
+    )
+    return Cause(CauseName.UNSCALED_TARGET, 0.95, text)
+
+
+def _typical_ratio(history: History, role: str) -> Floats:
+    """The median matrix's update over weight at each sampled step; NaN where none is known."""
+    _, ratios = history.update_ratios(role)
+    typical = np.full(len(ratios), np.nan)
+    known = np.isfinite(ratios).any(axis=1)
+    if known.any():
+        typical[known] = np.nanmedian(ratios[known], axis=1)
+    return typical
+
+
+def on_steps(series: Series, steps: Integers) -> Floats:
+    """A figure at some steps; NaN where it was not taken."""
+    where = np.minimum(np.searchsorted(series.steps, steps), len(series) - 1)
+    return np.where(series.steps[where] == steps, series.values[where], np.nan)

@@ -1,0 +1,160 @@
+"""EF601: a loss that stays, on made-up runs with known answers and on real trainings."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch import nn
+
+from evenflow.diagnose import CauseName, Severity, diagnose
+from tests.diagnose.runs import Output, Weight, run
+from tests.diagnose.training import Optimizer, alarms, classify, clusters, curve, net, only, squared, train
+
+RULE = "EF601"
+NOISE = np.random.default_rng(0).normal(0.0, 1.0, 4000)
+HEAD = Output("2", shape=(64, 10))
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.01, 0.3])
+def test_a_flat_loss_is_found_whatever_its_noise(noise: float) -> None:
+    made = run(200, Weight("2.weight"), HEAD, loss=lambda s: 2.3 + noise * NOISE[s])
+    assert only(made, RULE).severity is Severity.WARNING
+
+
+@pytest.mark.parametrize(
+    ("level", "noise"),
+    [
+        (2.3 * np.exp(-np.arange(200) / 60), 0.0),
+        (2.3 - 0.3 * np.arange(200) / 200, 0.02),
+        (2.3 - 0.3 * np.arange(200) / 200, 0.5),  # may be flat, may be not
+        (1.0 + 1.3 * np.exp(-np.arange(200) / 5), 0.1),  # at its noise floor since step 20
+    ],
+)
+def test_a_loss_that_falls_is_not(level: npt.NDArray[np.float64], noise: float) -> None:
+    made = run(200, Weight("2.weight"), HEAD, loss=lambda s: level[s] + noise * NOISE[s])
+    assert alarms(made, RULE) == []
+
+
+def test_a_loss_that_comes_down_to_guessing_and_no_further() -> None:
+    made = run(200, Weight("2.weight"), HEAD, loss=lambda s: math.log(10) + 5.0 * math.exp(-s / 4))
+    assert "which is what guessing costs (ln C = 2.3)" in only(made, RULE).message
+    other = run(200, Weight("2.weight"), HEAD, loss=lambda s: 2.0 + 5.0 * math.exp(-s / 4))
+    assert alarms(other, RULE) == []
+
+
+def test_tiny_steps_are_named_and_ordinary_ones_are_not() -> None:
+    tiny = run(200, Weight("2.weight", gradient=1e-3, update=1e-8), HEAD, loss=lambda s: 2.3)
+    assert [cause.name for cause in only(tiny, RULE).causes] == [CauseName.LEARNING_RATE_TOO_LOW]
+    usual = run(200, Weight("2.weight"), HEAD, loss=lambda s: 2.3)
+    assert [cause.name for cause in only(usual, RULE).causes] == [CauseName.UNKNOWN]
+
+
+def test_polyaks_ratio_names_steps_that_overshoot() -> None:
+    figures = {"lr": lambda s: 1.0, "gradient_norm_after_clipping": lambda s: 5.0}
+    made = run(200, Weight("2.weight"), HEAD, loss=lambda s: 2.3, scalars=figures)
+    (cause,) = only(made, RULE).causes
+    assert cause.name is CauseName.LEARNING_RATE_TOO_HIGH
+    assert "by 11 times its whole value" in cause.evidence, "1 · 5² / 2.3"
+    figures["lr"] = lambda s: 0.1
+    made = run(200, Weight("2.weight"), HEAD, loss=lambda s: 2.3, scalars=figures)
+    assert only(made, RULE).causes[0].name is CauseName.UNKNOWN
+
+
+def test_a_short_run_is_not_judged_and_one_without_a_loss_is_skipped() -> None:
+    assert alarms(run(45, Weight("2.weight"), HEAD, loss=lambda s: 2.3), RULE) == []
+    (skip,) = diagnose(run(45, Weight("2.weight")), select=RULE).skipped
+    assert skip.reason == "the run has no loss: log it with run.log(loss=...)"
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "layers", "cause"),
+    [
+        (lambda p: torch.optim.Adam(p, 0.3), 6, CauseName.LEARNING_RATE_TOO_HIGH),
+        (lambda p: torch.optim.SGD(p, 1e-5), 3, CauseName.LEARNING_RATE_TOO_LOW),
+        (lambda p: torch.optim.Adam(p, 1e-7), 3, CauseName.LEARNING_RATE_TOO_LOW),
+    ],
+)
+def test_real_trainings_that_stand_still(optimizer: Optimizer, layers: int, cause: CauseName) -> None:
+    finding = only(classify(optimizer, model=net(layers=layers)), RULE)
+    assert finding.causes[0].name is cause
+
+
+def test_inputs_of_30_are_named_before_the_step_size() -> None:
+    x, y = clusters()
+    model = net()
+    finding = only(train(model, torch.optim.SGD(model.parameters(), 0.1), (30.0 * x, y)), RULE)
+    assert finding.causes[0].name is CauseName.UNSCALED_INPUT
+
+
+HEALTHY: dict[str, tuple[Optimizer, dict[str, object]]] = {
+    "lr 3 with sigmoids (Nielsen)": (
+        lambda p: torch.optim.SGD(p, 3.0),
+        {"model": lambda: net(nn.Sigmoid, 2), "steps": 300, "batch": 10},
+    ),
+    "SGD with lr 20, clipped": (
+        lambda p: torch.optim.SGD(p, 20.0),
+        {"model": lambda: net(nn.Tanh, 2), "clip": 0.25},
+    ),
+    "Adadelta with lr 1": (lambda p: torch.optim.Adadelta(p, 1.0), {}),
+    "one sample a batch": (lambda p: torch.optim.SGD(p, 0.01), {"batch": 1, "steps": 400}),
+    "warm-up from nothing": (
+        lambda p: torch.optim.Adam(p, 3e-3),
+        {"schedule": lambda s: min(1.0, s / 60)},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_no_rule_over_runs_alarms_about_recipes_that_work(name: str) -> None:
+    optimizer, more = HEALTHY[name]
+    model = more.pop("model")() if "model" in more else None  # type: ignore[operator]
+    made = classify(optimizer, model=model, **more)
+    assert diagnose(made, select=("EF6", "EF7")).alarms == ()
+
+
+def test_a_head_of_zeros_is_healthy() -> None:
+    model = net()
+    nn.init.zeros_(model.get_parameter("4.weight"))
+    nn.init.zeros_(model.get_parameter("4.bias"))
+    made = classify(lambda p: torch.optim.Adam(p, 1e-3), model=model)
+    assert diagnose(made, select=("EF6", "EF7")).alarms == ()
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "head_only"),
+    [
+        (lambda p: torch.optim.AdamW(p, 2e-5), False),
+        (lambda p: torch.optim.SGD(p, 1e-4), False),
+        (lambda p: torch.optim.Adam(p, 1e-3), True),
+    ],
+)
+def test_fine_tuning_is_healthy(optimizer: Optimizer, head_only: bool) -> None:
+    data, model = clusters(spread=1.5), net()
+    first = torch.optim.Adam(model.parameters(), 3e-3)
+    for _ in range(100):
+        first.zero_grad()
+        nn.functional.cross_entropy(model(data[0]), data[1]).backward()
+        first.step()
+    moved = model[-1].parameters() if head_only else model.parameters()
+    made = train(model, optimizer(moved), data, steps=100)
+    assert diagnose(made, select=("EF6", "EF7")).alarms == ()
+
+
+def test_sparse_rows_of_an_embedding_are_healthy() -> None:
+    words = torch.randint(0, 500, (512, 6))
+    model = nn.Sequential(nn.Embedding(500, 16), nn.Flatten(), nn.Linear(96, 2))
+    data = (words, (words.float().mean(1) > 250).long())
+    made = train(model, torch.optim.Adam(model.parameters(), 3e-3), data, steps=200)
+    assert diagnose(made, select=("EF6", "EF7")).alarms == ()
+
+
+def test_a_regression_at_its_noise_floor_is_healthy() -> None:
+    x, y = curve()
+    model = net(inputs=8, outputs=1)
+    data = (x, y + torch.randn(len(y)))
+    made = train(model, torch.optim.Adam(model.parameters(), 1e-3), data, squared, steps=200)
+    assert diagnose(made, select=("EF6", "EF7")).alarms == ()

@@ -1,0 +1,36 @@
+"""EF602: swings that the steps make, and swings that batches make."""
+
+from __future__ import annotations
+
+import torch
+
+from evenflow.diagnose import CauseName
+from tests.diagnose.runs import Output, Weight, run
+from tests.diagnose.training import alarms, classify, curve, net, only, squared, train
+
+RULE = "EF602"
+HEAD = Output("2", shape=(64, 10))
+
+
+def _swinging(low: float, high: float, rate: float) -> list[CauseName]:
+    figures = {"lr": lambda s: rate, "gradient_norm_after_clipping": lambda s: 5.0}
+    losses = [2.3, 2.3, 2.3] + 70 * [low, high, low]
+    made = run(200, Weight("2.weight"), HEAD, loss=lambda s: losses[s], scalars=figures)
+    return [cause.name for finding in alarms(made, RULE) for cause in finding.causes]
+
+
+def test_swings_need_large_steps_and_no_progress() -> None:
+    assert _swinging(1.5, 4.0, rate=1.0) == [CauseName.LEARNING_RATE_TOO_HIGH]
+    assert _swinging(1.5, 4.0, rate=0.01) == [], "the steps are small: the batches make the noise"
+    assert _swinging(2.2, 2.4, rate=1.0) == [], "that is no swing"
+    assert _swinging(0.1, 1.6, rate=1.0) == [], "its level has halved: it gets on"
+
+
+def test_adam_with_lr_1_on_a_regression() -> None:
+    model = net(inputs=8, outputs=1)
+    made = train(model, torch.optim.Adam(model.parameters(), 1.0), curve(), squared)
+    assert only(made, RULE).causes[0].name is CauseName.LEARNING_RATE_TOO_HIGH
+
+
+def test_one_sample_a_batch_is_noise() -> None:
+    assert alarms(classify(lambda p: torch.optim.Adam(p, 1e-4), batch=1, steps=200), RULE) == []
