@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from evenflow.diagnose import CauseName
@@ -28,6 +30,11 @@ def test_the_sizes_and_the_loss_decide() -> None:
     assert _run(1e4, 9e3, output=50.0) == [], "outputs of 50 may well miss by 100"
     assert _run(2.0, 1.9, first=130.0) == [CauseName.UNSCALED_INPUT]
     assert _run(2.0, 1.9, first=3.0) == []
+
+
+def test_a_loss_that_is_a_sum_over_the_batch_says_nothing_of_targets() -> None:
+    assert _run(64 * math.log(2.0), 40.0, output=0.1) == [], "64 answers of one output each, guessed"
+    assert _run(1000.0, 900.0, output=0.1) == [CauseName.UNSCALED_TARGET]
 
 
 def test_targets_in_the_hundreds() -> None:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Severity, Skipped, Symptom
+from evenflow.diagnose.limits import LARGE_UPDATE
 from evenflow.diagnose.rule import CannotJudgeError, Rule
 from evenflow.diagnose.text import percent
 
@@ -21,10 +22,6 @@ if TYPE_CHECKING:
 
 LOOKS = 5
 """Steps that are looked at: the first, the last and three between them, as quartiles are (a judgement)."""
-
-LARGE_UPDATE = 0.1
-"""Update over weight, in RMS, from which a step is blamed for what began at it: TheDeepChecker's upper bound
-(log10 outside −4…−1), torchmortem's too."""
 
 _HARMLESS_IF_LEARNING = frozenset(
     {Symptom.VANISHING_GRADIENT, Symptom.EXPLODING_GRADIENT, Symptom.DEAD_UNITS, Symptom.SATURATION}
@@ -152,7 +149,7 @@ def _looked_at(history: History) -> list[int]:
 def _blame_step(history: History, began: int, causes: tuple[Cause, ...]) -> tuple[Cause, ...]:
     """The learning rate first, if the updates before the change were large against the weights."""
     largest = history.largest_update_ratio(before=began)
-    if largest is None or largest < LARGE_UPDATE:
+    if largest is None or largest < LARGE_UPDATE.value:
         return causes
     text = f"Before step {began} single updates were as large as {percent(largest)} of their weights."
     return (Cause(CauseName.LEARNING_RATE_TOO_HIGH, 1.0, text), *causes)

@@ -213,6 +213,8 @@ def unscaled_target(history: History, curve: LossCurve) -> Cause | None:
     if output is None:
         return None
     root = math.sqrt(max(float(curve.finite[0]), 0.0))
+    if is_summed(history, float(curve.finite[0])):
+        return None
     if root < limits.OFF_SCALE.value or root < limits.OFF_SCALE.value * output.rms:
         return None
     text = (
@@ -220,6 +222,15 @@ def unscaled_target(history: History, curve: LossCurve) -> Cause | None:
         f"as a squared error that is targets of about {number(root)}; 1 is expected."
     )
     return Cause(CauseName.UNSCALED_TARGET, 0.95, text)
+
+
+def is_summed(history: History, loss: float) -> bool:
+    """Whether a first loss is that of guessing, added up over all rows of the output instead of averaged."""
+    guess, output = history.guess, history.output(history.first)
+    if guess is None or output is None or output.count <= guess.classes:
+        return False
+    rows = output.count / guess.classes
+    return abs(math.log(max(loss, 1e-300) / (rows * guess.loss))) < math.log(limits.LEAP.value)
 
 
 def _typical_ratio(history: History, role: str) -> Floats:

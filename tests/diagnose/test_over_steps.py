@@ -1,0 +1,79 @@
+"""Rules for single steps over a run: what lasts, since when, and whether it does harm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+
+from evenflow.diagnose import CauseName, Diagnosis, Severity, diagnose
+from evenflow.flow import Run
+from tests.diagnose.runs import Output, Weight, run
+from tests.diagnose.training import classify, net, only
+
+
+def _dying(dead: Callable[[int], float], *, update: float = 1e-3, end: float = 2.3) -> Run:
+    return run(
+        101,
+        Weight("0.weight", update=lambda s: update if 30 < s < 50 else 1e-3),
+        Output("0"),
+        Output("1", "ReLU", dead=dead),
+        Output("2"),
+        loss=lambda s: 2.3 + (end - 2.3) * s / 100,
+    )
+
+
+def test_what_begins_in_training_is_dated_and_blamed_on_large_steps_before_it() -> None:
+    finding = only(_dying(lambda s: 0.95 if s >= 43 else 0.1, update=0.05), "EF202")
+    assert "It began in training: it is so since step 43." in [e.text for e in finding.evidence]
+    assert [cause.name for cause in finding.causes] == [CauseName.LEARNING_RATE_TOO_HIGH, CauseName.DEAD_RELU]
+    gentle = only(_dying(lambda s: 0.95 if s >= 43 else 0.1), "EF202")
+    assert [cause.name for cause in gentle.causes] == [CauseName.DEAD_RELU]
+
+
+def test_what_passes_is_no_finding_and_what_does_no_harm_is_a_note() -> None:
+    assert diagnose(_dying(lambda s: 0.95 if s < 43 else 0.1), select="EF202").findings == ()
+    assert diagnose(_dying(lambda s: 0.95 if s == 100 else 0.1), select="EF202").findings == ()
+    assert only(_dying(lambda s: 0.95, end=0.2), "EF202").severity is Severity.NOTE
+    lasting = only(_dying(lambda s: 0.95), "EF202")
+    assert lasting.severity is Severity.WARNING
+    assert lasting.evidence[-1].text == "It is so from the first step seen to the last, 100."
+
+
+def _shrinking(layer: int) -> Output:
+    """A gradient that loses two decades a layer from step 21 on."""
+    return Output(str(layer), gradient=lambda s: 1e-3 * (0.01 if s > 20 else 1.0) ** (4 - layer))
+
+
+def test_weights_that_shrink_in_training_are_no_fault_of_their_initial_size() -> None:
+    sites = [site for i in range(5) for site in (Weight(f"{i}.weight"), _shrinking(i))]
+    finding = only(run(100, *sites, loss=lambda s: 2.3), "EF101")
+    assert CauseName.INIT_TOO_SMALL not in {cause.name for cause in finding.causes}
+    assert "It began in training: it is so since step 21." in [e.text for e in finding.evidence]
+
+
+def test_the_first_broken_step_is_the_one_that_is_looked_at() -> None:
+    def breaking(step: int) -> float:
+        return math.inf if step >= 41 else 1.0
+
+    made = run(
+        100,
+        Output("0", size=lambda s: math.inf if s >= 42 else 1.0),
+        Output("1", size=breaking),
+        Output("2", size=breaking, gradient=breaking),
+        loss=lambda s: 2.3 if s < 41 else math.nan,
+    )
+    assert only(made, "EF701").site.startswith("1:"), "a step later it would be 0"
+
+
+def test_a_sigmoid_stack_that_stands_still_and_a_shallow_one_that_learns() -> None:
+    deep = classify(lambda p: torch.optim.SGD(p, 0.1), model=net(torch.nn.Sigmoid, 10), steps=60)
+    assert only(deep, "EF101").causes[0].name is CauseName.SATURATING_ACTIVATION
+    shallow = classify(lambda p: torch.optim.SGD(p, 0.1), model=net(torch.nn.Tanh, 3), steps=60)
+    assert diagnose(shallow, select=("EF1", "EF2")) == Diagnosis()
+
+
+def test_a_run_without_a_sampled_step_says_so() -> None:
+    diagnosis = diagnose(run(30, loss=lambda s: 1.0), select="EF101")
+    assert diagnosis.skipped[0].reason == "no step of the run was sampled"
