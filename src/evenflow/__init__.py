@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from evenflow.predict import Described, predict
     from evenflow.program import Program
     from evenflow.store import open_run
+    from evenflow.surgery import apply
     from evenflow.watch import watch
 
 __version__ = "0.1.0"
@@ -33,6 +34,7 @@ _HOME = {
     "Flow": "evenflow.flow",
     "Program": "evenflow.program",
     "Report": "evenflow.check",
+    "apply": "evenflow.surgery",
     "check": "evenflow.check",
     "diagnose": "evenflow.diagnose",
     "explain": "evenflow.diagnose",
@@ -48,6 +50,7 @@ __all__ = [
     "Program",
     "Report",
     "__version__",
+    "apply",
     "check",
     "diagnose",
     "explain",

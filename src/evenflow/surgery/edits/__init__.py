@@ -1,0 +1,1 @@
+"""The edits, one family a file."""

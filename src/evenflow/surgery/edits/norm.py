@@ -1,0 +1,130 @@
+"""Insert normalisation before or after activations or layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+from torch import nn
+
+from evenflow.surgery import activations, layers
+from evenflow.surgery.edit import Edit, check_choice
+from evenflow.surgery.errors import PatchError
+from evenflow.surgery.pieces.norms import ChannelRMSNorm
+from evenflow.surgery.scene import Place, Scene, Where
+from evenflow.surgery.script import Call, Step, step
+
+_BATCH = (nn.BatchNorm1d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+"""By the number of dimensions of the picture."""
+
+
+@final
+@dataclass(frozen=True)
+class InsertNorm(Edit):
+    """Put a normalisation layer at activations, or at linear layers and convolutions.
+
+    Attributes:
+        kind: ``batch``, ``layer``, ``group`` or ``rms``. On images layer and RMS norm
+            take channels and pixels together.
+        where: Glob over paths. The default is every hidden activation module, or, where the
+            model has none, every hidden layer; a glob may name either.
+        position: ``before`` or ``after`` the module.
+        groups: Of a group norm; the largest divisor of the channels up to it is taken.
+    """
+
+    name: ClassVar[str] = "insert_norm"
+    reference: ClassVar[str] = (
+        "Ioffe & Szegedy 2015 (batch); Ba, Kiros & Hinton 2016 (layer); Wu & He 2018 (group); "
+        "Zhang & Sennrich 2019 (RMS)"
+    )
+    kind: str
+    where: Where = "*"
+    position: str = "before"
+    groups: int = 8
+
+    def __post_init__(self) -> None:
+        check_choice(self.name, "kind", self.kind, ("batch", "layer", "group", "rms"))
+        check_choice(self.name, "position", self.position, ("before", "after"))
+        if self.groups < 1:
+            raise PatchError(f"insert_norm has groups={self.groups}. Expected a whole number of at least 1.")
+
+    def describe(self) -> str:
+        """See :class:`Edit`."""
+        return f"{self.kind} normalisation {self.position} {self.where!r}"
+
+    def model_steps(self, scene: Scene) -> Iterator[Step]:
+        """See :class:`Edit`."""
+        hidden = {
+            id(use.place.module) for use in activations.hidden(scene) if not (use.called or use.attribute)
+        }
+        last = [place.path for place in scene.places() if layers.is_layer(place)][-1:]
+
+        def fits(place: Place) -> bool:
+            if self.where == "*" and hidden:
+                return id(place.module) in hidden
+            return id(place.module) in hidden or (
+                layers.is_layer(place) and not (self.where == "*" and [place.path] == last)
+            )
+
+        for place in scene.select(
+            self.where, fits, self.name, "activation modules, linear layers or convolutions"
+        ):
+            norm = self._norm(scene, place)
+            ref = scene.ref(place.path)
+            both = (norm, ref) if self.position == "before" else (ref, norm)
+            yield step(*scene.put(place, Call(nn.Sequential, both)), source=scene.line(place.path))
+
+    def _norm(self, scene: Scene, place: Place) -> Call:
+        """The normalisation for the features that pass there.
+
+        Raises:
+            PatchError: Their number cannot be told.
+        """
+        source: nn.Module | None = place.module
+        if layers.is_layer(place):
+            size = layers.features(place.module) if self.position == "after" else _inputs(place.module)
+        else:
+            source = _layer_before(scene, place)
+            size = None if source is None else layers.features(source)
+        if source is None or size is None:
+            raise PatchError(
+                f"insert_norm does not fit {place}: no layer before it tells the number of features. "
+                "Expected a linear layer or a convolution before it in the same module; name such a layer, "
+                'with position="after".'
+            )
+        pixels = layers.dimensions(source)
+        if self.kind == "batch":
+            return scene.new(_BATCH[pixels], size)
+        if self.kind == "group":
+            groups = max(n for n in range(1, min(self.groups, size) + 1) if size % n == 0)
+            return scene.new(nn.GroupNorm, groups, size)
+        if self.kind == "layer":
+            return scene.new(nn.GroupNorm, 1, size) if pixels else scene.new(nn.LayerNorm, size)
+        return scene.new(ChannelRMSNorm, size, pixels) if pixels else scene.new(nn.RMSNorm, size)
+
+
+def _inputs(module: nn.Module) -> int | None:
+    for name in ("in_features", "in_channels", "nx"):
+        value: Any = getattr(module, name, None)
+        if isinstance(value, int):
+            return value
+    return None
+
+
+def _layer_before(scene: Scene, place: Place) -> nn.Module | None:
+    """The layer whose output an activation takes; None if that is not clear.
+
+    In a chain it is the last one before it. In a module with a forward of its own, where
+    one activation may serve several layers, these must agree in their features; the last of
+    several gives the module's output and does not count.
+    """
+    parent = scene.at(place.parent)
+    places = [other for other in scene.places() if layers.is_layer(other)]
+    if isinstance(parent, nn.Sequential):
+        order = [other.path for other in scene.places()]
+        before = [other for other in places if order.index(other.path) < order.index(place.path)]
+        return before[-1].module if before else None
+    beside = [other.module for other in places if other.parent == place.parent]
+    hidden = beside[:-1] or beside
+    return hidden[0] if len({(layers.features(one), layers.dimensions(one)) for one in hidden}) == 1 else None

@@ -1,0 +1,114 @@
+"""Repair what a model ends with and what its loss expects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+from torch import nn
+
+from evenflow.surgery import activations
+from evenflow.surgery.edit import Edit, check_choice
+from evenflow.surgery.errors import PatchError
+from evenflow.surgery.pieces.calls import swap_calls
+from evenflow.surgery.pieces.losses import on_logits, set_loss
+from evenflow.surgery.scene import Scene
+from evenflow.surgery.script import Ref, Set, Step, call, step
+
+
+@final
+@dataclass(frozen=True)
+class RemoveOutputActivation(Edit):
+    """Let the model end with its last layer: no softmax, sigmoid or other activation behind it.
+
+    Who reads the output then gets logits. Where other code needs probabilities,
+    :class:`UseLogits` mends the loss alone.
+
+    Attributes:
+        path: Of the activation module, or of the module whose forward calls it; None: looked for.
+    """
+
+    name: ClassVar[str] = "remove_output_activation"
+    path: str | None = None
+
+    def describe(self) -> str:
+        """See :class:`Edit`."""
+        return "the output activation is removed"
+
+    def model_steps(self, scene: Scene) -> Iterator[Step]:
+        """See :class:`Edit`."""
+        found = sorted(activations.output_of(scene))
+        if self.path is not None:
+            found = [one for one in found if one[0] == self.path] or [
+                (place.path, "")
+                for place in scene.places()
+                if place.path == self.path
+                and (
+                    activations.name_of(place.module) or isinstance(place.module, (nn.Softmax, nn.LogSoftmax))
+                )
+            ]
+        if not found:
+            where = "at its end" if self.path is None else f"at {self.path!r}"
+            raise PatchError(
+                f"remove_output_activation does not fit this model: no activation can be seen {where}. "
+                "Expected a module such as nn.Softmax last in a chain, or a forward that ends with "
+                "return softmax(…). "
+                "Name the activation module's path."
+            )
+        for path, called in found:
+            if called:
+                yield step(call(swap_calls, scene.ref(path), called, call(nn.Identity)))
+            else:
+                yield step(Set(scene.ref(path), call(nn.Identity)), source=scene.line(path))
+
+
+@final
+@dataclass(frozen=True)
+class UseLogits(Edit):
+    """Compute cross-entropies from logits wherever the loss is given probabilities.
+
+    The model stays: it gives probabilities to everyone else. While the loss runs,
+    the output of a sigmoid or softmax remembers its input, and
+
+    * ``binary_cross_entropy`` of a sigmoid takes it, as ``…_with_logits``: the same value, no saturation;
+    * ``cross_entropy`` of a softmax or sigmoid takes it: the second softmax is gone;
+    * ``nll_loss`` of a softmax (without log) becomes ``cross_entropy``.
+
+    Other losses stay as they are: see :class:`SetLoss`.
+    """
+
+    name: ClassVar[str] = "use_logits"
+
+    def describe(self) -> str:
+        """See :class:`Edit`."""
+        return "cross-entropies are computed from logits"
+
+    def loss_steps(self) -> Iterator[Step]:
+        """See :class:`Edit`."""
+        yield step(Set(Ref("loss"), call(on_logits, Ref("loss"))))
+
+
+@final
+@dataclass(frozen=True)
+class SetLoss(Edit):
+    """Another loss, for programs whose batches are pairs (inputs, targets).
+
+    Attributes:
+        to: ``cross_entropy``, ``bce_with_logits`` or ``mse``. The first two take the model's
+            logits, also where it ends with sigmoid or softmax.
+    """
+
+    name: ClassVar[str] = "set_loss"
+    to: str
+
+    def __post_init__(self) -> None:
+        check_choice(self.name, "to", self.to, ("cross_entropy", "bce_with_logits", "mse"))
+
+    def describe(self) -> str:
+        """See :class:`Edit`."""
+        return f"the loss is {self.to}"
+
+    def loss_steps(self) -> Iterator[Step]:
+        """See :class:`Edit`."""
+        yield step(Set(Ref("loss"), call(set_loss, self.to)))

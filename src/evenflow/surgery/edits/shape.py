@@ -1,0 +1,88 @@
+"""Shape activations for plain depth: Deep Kernel Shaping and Tailored Activation Transformation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+from torch import nn
+
+from evenflow.surgery import activations
+from evenflow.surgery.activations import Used
+from evenflow.surgery.edit import Edit, check_choice
+from evenflow.surgery.edits.activation import put, selected
+from evenflow.surgery.errors import PatchError
+from evenflow.surgery.pieces.shaped import Shaped
+from evenflow.surgery.scene import Scene, Where
+from evenflow.surgery.script import Call, Step
+from evenflow.surgery.shaping import deep_kernel_shape, tailored_shape, tailored_slope
+from evenflow.theory import get_activation
+
+_RECTIFIERS = ("relu", "leaky_relu", "prelu", "rrelu")
+
+
+@final
+@dataclass(frozen=True)
+class ShapeActivation(Edit):
+    """Give activations the scales and shifts with which a plain chain of them stays trainable.
+
+    It goes with weights of σ_w² = 1 and no biases: ``Reinitialise("orthogonal")``.
+    ReLU and its leaky relatives get TAT's leaky ReLU; other activations keep their kind.
+
+    Attributes:
+        method: ``"tat"`` or ``"dks"``.
+        where: Glob over paths, as in ``SwapActivation``.
+        from_: Only this activation; None: any.
+        layers: Activations in the chain; None: as many as are shaped.
+    """
+
+    name: ClassVar[str] = "shape_activation"
+    reference: ClassVar[str] = "Zhang, Botev & Martens, ICLR 2022 (TAT); Martens et al. 2021 (DKS)"
+    method: str = "tat"
+    where: Where = "*"
+    from_: str | None = None
+    layers: int | None = None
+
+    def __post_init__(self) -> None:
+        check_choice(self.name, "method", self.method, ("tat", "dks"))
+        if self.layers is not None and self.layers < 1:
+            raise PatchError(
+                f"shape_activation has layers={self.layers}. Expected a whole number of at least 1."
+            )
+
+    def describe(self) -> str:
+        """See :class:`Edit`."""
+        depth = f" for {self.layers} layers" if self.layers else ""
+        return f"{self.from_ or 'activations'} at {self.where!r} are shaped by {self.method.upper()}{depth}"
+
+    def model_steps(self, scene: Scene) -> Iterator[Step]:
+        """See :class:`Edit`."""
+        found = selected(scene, self.where, self.from_, self.name)
+        layers = self.layers or len(found)
+        made: dict[str, Call] = {}
+        for use in found:
+            if isinstance(use.place.module, Shaped):
+                raise PatchError(
+                    f"shape_activation does not fit this model: {use.place} is shaped already. "
+                    "Expected plain activations; undo the patch that shaped it first."
+                )
+            key = repr(use.place.module) if not (use.called or use.attribute) else use.name
+            if key not in made:
+                made[key] = self._shaped(scene, use, layers)
+            yield put(scene, use, made[key])
+
+    def _shaped(self, scene: Scene, use: Used, layers: int) -> Call:
+        if self.method == "tat" and use.name in _RECTIFIERS:
+            slope = tailored_slope(layers)
+            inner = scene.new(nn.LeakyReLU, slope)
+            return scene.new(Shaped, inner, gamma=(2.0 / (1.0 + slope**2)) ** 0.5)
+        plain = use.called or use.attribute
+        phi = get_activation(use.name) if plain else activations.as_theory(use.place.module)
+        shape = (tailored_shape if self.method == "tat" else deep_kernel_shape)(phi, layers)
+        inner = (
+            scene.new(activations.MODULES[use.name]) if plain else scene.ref(use.place.path)  # type: ignore[assignment]
+        )
+        return scene.new(
+            Shaped, inner, alpha=shape.alpha, beta=shape.beta, gamma=shape.gamma, delta=shape.delta
+        )

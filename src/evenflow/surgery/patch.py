@@ -1,0 +1,450 @@
+"""A patch: edits in order, as data. It is applied to a copy, printed, stored, taken off.
+
+    patch = Patch([SwapActivation(to="relu"), Reinitialise("he")])
+    better = patch.apply(model)          # an edited copy
+    print(patch.code(model))             # the same as PyTorch code
+    patch.save("patch.json")
+    same = patch.undo(better)            # as it was, to the bit
+
+    program = patch.program(program)     # a whole Program with the patch in it
+
+Random numbers (new weights) are drawn from the patch's own seed, and the global
+random state is as before afterwards.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeAlias, final
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from evenflow.program import Program
+from evenflow.surgery import journal as journals
+from evenflow.surgery.adopt import adopt
+from evenflow.surgery.edit import Applicability, Edit
+from evenflow.surgery.errors import PatchError
+from evenflow.surgery.journal import Model, Snapshot
+from evenflow.surgery.printing import definitions, function, lines
+from evenflow.surgery.scene import Scene
+from evenflow.surgery.script import Names, Scope, Step, run
+
+VERSION = 1
+"""Of the JSON; a patch of a later version is refused."""
+
+Loss: TypeAlias = Callable[[Any, Any], torch.Tensor]
+Losses: TypeAlias = Loss | Mapping[str, Loss]
+
+
+@final
+@dataclass(frozen=True, init=False)
+class Patch:
+    """Edits, done one after the other.
+
+    Attributes:
+        edits: What is done.
+        seed: Of the random numbers that edits draw.
+    """
+
+    edits: tuple[Edit, ...]
+    seed: int
+
+    def __init__(self, edits: Iterable[Edit] | Edit = (), seed: int = 0) -> None:
+        given = (edits,) if isinstance(edits, Edit) else tuple(edits)
+        for one in given:
+            if not isinstance(one, Edit):
+                raise PatchError(f"A patch is made of edits, found {one!r:.80}.")
+        object.__setattr__(self, "edits", given)
+        object.__setattr__(self, "seed", seed)
+
+    # ------------------------------------------------------------------ as a value
+
+    def __add__(self, other: Patch) -> Patch:
+        """This patch and then the other, with this one's seed."""
+        return Patch((*self.edits, *other.edits), self.seed)
+
+    @property
+    def size(self) -> int:
+        """Number of edits; advice does not count."""
+        return sum(edit.size for edit in self.edits)
+
+    @property
+    def applicability(self) -> Applicability:
+        """The least harmless of its edits'."""
+        found = {edit.applicability for edit in self.edits}
+        for level in (Applicability.UNSAFE, Applicability.SAFE, Applicability.ADVICE):
+            if level in found:
+                return level
+        return Applicability.SAFE
+
+    @property
+    def touches(self) -> frozenset[str]:
+        """The parts of a program that change: ``model``, ``optimizer``, ``loss``."""
+        return frozenset().union(*(edit.touches for edit in self.edits))
+
+    def describe(self) -> str:
+        """The edits in words, one line."""
+        return "; ".join(edit.describe() for edit in self.edits) or "nothing"
+
+    # ----------------------------------------------------------------------- model
+
+    def apply(self, model: Model, inputs: Any = None, *, in_place: bool = False) -> Any:
+        """The model with the edits made.
+
+        Args:
+            model: A module, or modules by role.
+            inputs: What the model is called with, for edits that measure (LSUV).
+            in_place: Edit the model itself, for a script that goes on with it.
+
+        Returns:
+            An edited copy, or with ``in_place`` the model. It remembers what it was,
+            for :meth:`undo`.
+
+        Raises:
+            PatchError: An edit does not fit; nothing was changed.
+        """
+        work = model if in_place else _copied(model)
+        before = Snapshot(work, None if in_place else model)
+        kept = list(journals.journals(work))
+        try:
+            edited, _, _ = self._edit(work, inputs)
+            _settle(edited, before)
+            if in_place and edited is not model:
+                raise PatchError(
+                    "The patch replaces the whole model, which cannot be done in place. "
+                    "Use the copy that apply(model) returns."
+                )
+        except BaseException:
+            if in_place:
+                journals.take_off(before.journal("", work))
+            raise
+        journals.keep(edited, [*kept, before.journal(self.to_json(), edited)])
+        return edited
+
+    def undo(self, model: Model, *, in_place: bool = False) -> Any:
+        """The model without the edits.
+
+        What was edited is as it was before, to the bit; everything else, for instance
+        weights that were trained since and that the patch had not set, stays as it is now.
+
+        Args:
+            model: What :meth:`apply` gave.
+            in_place: Edit the model itself.
+
+        Raises:
+            PatchError: This patch is not the last one on the model.
+        """
+        kept = journals.journals(model)
+        if not kept:
+            raise PatchError("The model carries no patch. Give undo what apply returned, or a copy of it.")
+        if kept[-1].patch != self.to_json():
+            last = Patch.from_json(kept[-1].patch).describe()
+            raise PatchError(f"The last patch on the model is another one: {last}. Undo that one first.")
+        work = model if in_place else _copied(model)
+        kept = journals.journals(work)
+        journals.keep(work, [])
+        plain = journals.take_off(kept[-1])
+        journals.keep(plain, kept[:-1])
+        return plain
+
+    def _edit(self, work: Model, inputs: Any) -> tuple[Model, list[tuple[Edit, list[Step]]], bool]:
+        """(edited model, steps by edit, whether random numbers were drawn)."""
+        scene, scope = Scene(work, inputs), {"model": work, "inputs": inputs}
+        done: list[tuple[Edit, list[Step]]] = []
+        with _seeded(self.seed, work), torch.no_grad():
+            state = torch.get_rng_state()
+            for edit in self.edits:
+                steps: list[Step] = []
+                for one in edit.model_steps(scene):
+                    run([one], scope)
+                    scene.model = scope["model"]
+                    steps.append(one)
+                done.append((edit, steps))
+            drew = not torch.equal(state, torch.get_rng_state())
+        return scope["model"], done, drew
+
+    # -------------------------------------------------------------- the other parts
+
+    def optimizer(self, program: Program | Callable[[Any], Any], model: Model) -> Any:
+        """The optimizer of a patched model, with the patch's settings.
+
+        Parameters that the patch added and that the program's own function does not
+        give to its optimizer are added to it.
+
+        Args:
+            program: The program, or its function from a model to the optimizer.
+            model: What :meth:`apply` gave.
+
+        Raises:
+            PatchError: The program's function cannot use the patched model.
+        """
+        make = program.optimizer if isinstance(program, Program) else program
+        try:
+            built = make(model)
+        except Exception as error:
+            raise PatchError(
+                f"The program's optimizer cannot be built for the patched model: {type(error).__name__}: "
+                f"{error}. It names a parameter that the patch replaced; let it take model.parameters()."
+            ) from error
+        kept = journals.journals(model)
+        added = kept[-1].added if kept else ()
+        if isinstance(built, Mapping):
+            return {role: self.tune(adopt(one, _added_to(model, added, role))) for role, one in built.items()}
+        return self.tune(adopt(built, _added_to(model, added, None)))
+
+    def tune(self, optimizer: Optimizer) -> Optimizer:
+        """The optimizer with the patch's settings, such as clipping; usually the same object."""
+        scope: Scope = {"optimizer": optimizer}
+        for edit in self._on_optimizer:
+            run(list(edit.optimizer_steps()), scope)
+        tuned: Optimizer = scope["optimizer"]
+        return tuned
+
+    @property
+    def _on_optimizer(self) -> list[Edit]:
+        """The edits in the order that an optimizer needs: a new one first, clipping last."""
+        return sorted(self.edits, key=lambda edit: edit.rank)
+
+    def loss(self, program: Program | Losses) -> Any:
+        """The program's loss with the edits made: a function of (model, batch), or such by role."""
+        loss: Any = program.loss if isinstance(program, Program) else program
+        for edit in self.edits:
+            steps = list(edit.loss_steps())
+            if not steps:
+                continue
+            if isinstance(loss, Mapping) and not edit.by_role:
+                loss = {role: _through(steps, one) for role, one in loss.items()}
+            else:
+                loss = _through(steps, loss)
+        return loss
+
+    def program(self, program: Program, inputs: Callable[[Any], Any] | None = None) -> Program:
+        """The whole program with the patch in it.
+
+        Args:
+            program: What is patched.
+            inputs: From a batch to what the model is called with, for edits that
+                measure; by default the first of a pair, or the batch itself.
+
+        Raises:
+            PatchError: The program has a ``step`` of its own, which does not use the
+                loss that the patch changes.
+        """
+        if "loss" in self.touches and program.step is not None:
+            raise PatchError(
+                "The patch changes the loss, but this program has a step of its own, which may not use "
+                "Program.loss. Leave step out, or change the loss by hand: see patch.code()."
+            )
+        pick = inputs or (lambda batch: batch[0] if isinstance(batch, (tuple, list)) else batch)
+
+        def build(seed: int) -> Any:
+            model = program.build(seed)
+            measured = any(edit.measures for edit in self.edits)
+            return self.apply(model, pick(_first_batch(program, seed)) if measured else None)
+
+        return replace(
+            program,
+            build=build,
+            optimizer=lambda model: self.optimizer(program, model),
+            loss=self.loss(program),
+        )
+
+    # ------------------------------------------------------------------------- code
+
+    def code(self, model: Model | None = None, inputs: Any = None) -> str:
+        """The patch as Python.
+
+        Args:
+            model: The model that it is for, patched or not. With it the code needs
+                PyTorch only, names every place, and quotes the user's lines where
+                known. Without it the code builds and applies this patch.
+            inputs: As in :meth:`apply`.
+
+        Raises:
+            PatchError: An edit does not fit the model.
+        """
+        if model is None:
+            return self._constructor()
+        kept = journals.journals(model)
+        if kept and kept[-1].patch == self.to_json():
+            model = self.undo(model)
+        names = Names()
+        edited, done, drew = self._edit(_copied(model), inputs)
+        body = [line for edit, steps in done for line in _commented(edit, lines(steps, names))]
+        if body and not _training(edited):
+            body.append("model.eval()")
+        if drew:
+            body = ["with torch.random.fork_rng():", *_indented([f"torch.manual_seed({self.seed})", *body])]
+        if body:
+            names.imports.add("import torch")
+            body = ["with torch.no_grad():", *_indented(body)]
+        measured = ", inputs" if any(edit.measures for edit in self.edits) else ""
+        parts = (
+            function("model", "Once the model is built: model = edit_model(model).", body, measured),
+            function("optimizer", "Once the optimizer is built.", self._lines("optimizer", names)),
+            function("loss", "A loss is a function of (model, batch).", self._lines("loss", names)),
+        )
+        imports, pieces = definitions(names)
+        text = ["from __future__ import annotations", "", *imports]
+        for block in [*pieces, *("\n".join(part) for part in parts if part)]:
+            text += ["", "", block]
+        advice = [f"# By hand: {edit.describe()}." for edit in self.edits if not edit.touches]
+        return "\n".join([*advice, *text]) + "\n"
+
+    def _lines(self, part: str, names: Names) -> list[str]:
+        found = []
+        for edit in self._on_optimizer if part == "optimizer" else self.edits:
+            steps: Iterator[Step] = getattr(edit, f"{part}_steps")()
+            found += _commented(edit, lines(list(steps), names))
+        return found
+
+    def _constructor(self) -> str:
+        kinds = sorted({type(edit).__name__ for edit in self.edits} | {"Patch"})
+        edits = "".join(f"    {edit!r},\n" for edit in self.edits)
+        seed = f", seed={self.seed}" if self.seed else ""
+        return (
+            f"from evenflow.surgery import {', '.join(kinds)}\n\n"
+            f"patch = Patch([\n{edits}]{seed})\n\n\n"
+            "def edit_model(model, inputs=None):\n    return patch.apply(model, inputs)\n\n\n"
+            "def edit_optimizer(optimizer):\n    return patch.tune(optimizer)\n\n\n"
+            "def edit_loss(loss):\n    return patch.loss(loss)\n"
+        )
+
+    # ------------------------------------------------------------------------- JSON
+
+    def to_json(self) -> str:
+        """The patch as JSON text."""
+        record = {
+            "evenflow_patch": VERSION,
+            "seed": self.seed,
+            "edits": [edit.to_json() for edit in self.edits],
+        }
+        return json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+
+    @staticmethod
+    def from_json(text: str, place: str = "the text") -> Patch:
+        """The patch in a JSON text.
+
+        Raises:
+            PatchError: It holds none, or one of a later version.
+        """
+        try:
+            record = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise PatchError(f"{place} is no JSON: {error}. Write patches with patch.save(path).") from error
+        if not isinstance(record, dict) or not isinstance(record.get("edits"), list):
+            raise PatchError(f'{place} holds no patch. Expected an object with "evenflow_patch" and "edits".')
+        version = record.get("evenflow_patch")
+        if version != VERSION:
+            raise PatchError(
+                f"{place} holds a patch of version {version!r}; this evenflow reads version {VERSION}. "
+                "Install the version that wrote it, or write the patch anew."
+            )
+        seed = record.get("seed", 0)
+        if not isinstance(seed, int):
+            raise PatchError(f"{place} has the seed {seed!r}. Expected a whole number.")
+        return Patch([Edit.from_json(one) for one in record["edits"]], seed)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the patch as JSON, for a person to read and for :meth:`load`."""
+        Path(path).write_text(self.to_json(), encoding="utf-8")
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Patch:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            PatchError: There is no such file, or it holds no patch.
+        """
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except OSError as error:
+            raise PatchError(f"The patch {path} cannot be read: {error.strerror}.") from error
+        return Patch.from_json(text, str(path))
+
+
+def apply(model: Model, patch: Patch | str | os.PathLike[str], inputs: Any = None) -> Any:
+    """A copy of the model with a patch on it.
+
+    Args:
+        model: A module, or modules by role; left as it is.
+        patch: A :class:`Patch`, or the path of a JSON file that holds one.
+        inputs: What the model is called with, for edits that measure.
+
+    Raises:
+        PatchError: The patch cannot be read, or does not fit.
+    """
+    return (patch if isinstance(patch, Patch) else Patch.load(patch)).apply(model, inputs)
+
+
+# -------------------------------------------------------------------------- pieces
+
+
+def _copied(model: Model) -> Any:
+    try:
+        return copy.deepcopy(dict(model) if isinstance(model, Mapping) else model)
+    except Exception as error:
+        raise PatchError(
+            f"The model cannot be copied: {type(error).__name__}: {error}. "
+            "Patch it before its first forward pass, or use apply(model, in_place=True)."
+        ) from error
+
+
+@contextmanager
+def _seeded(seed: int, model: Model) -> Iterator[None]:
+    devices = {p.device for _, p in journals.parameters(model) if p.device.type == "cuda"}
+    with torch.random.fork_rng(devices=list(devices)):
+        torch.manual_seed(seed)
+        yield
+
+
+def _training(model: Model) -> bool:
+    roots = model.values() if isinstance(model, Mapping) else (model,)
+    return all(root.training for root in roots)
+
+
+def _settle(edited: Model, before: Snapshot) -> None:
+    """New modules are in training mode if the model is."""
+    if not before.modules or _was_training(before):
+        return
+    for module in journals.modules_of(edited):
+        if id(module) not in before.modules:
+            module.training = False
+
+
+def _was_training(before: Snapshot) -> bool:
+    return _training(before.root)
+
+
+def _added_to(model: Model, added: Sequence[str], role: str | None) -> dict[str, nn.Parameter]:
+    by_name = dict(journals.parameters(model))
+    names = [name for name in added if role is None or name.split(".", 1)[0] == role]
+    return {name: by_name[name] for name in names if name in by_name}
+
+
+def _through(steps: list[Step], loss: Any) -> Any:
+    scope: Scope = {"loss": loss}
+    run(steps, scope)
+    return scope["loss"]
+
+
+def _indented(body: list[str]) -> list[str]:
+    return [f"    {line}" for line in body]
+
+
+def _commented(edit: Edit, written: list[str]) -> list[str]:
+    return [f"# {edit.describe()}", *written] if written else []
+
+
+def _first_batch(program: Program, seed: int) -> Any:
+    """The first batch of a program; the random state is as before afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        return next(iter(program.batches(seed)))
