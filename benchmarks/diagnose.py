@@ -188,12 +188,10 @@ def _of(outcomes: Iterable[Outcome], split: str | None, origins: set[str]) -> li
     ]
 
 
-def misses(outcomes: Iterable[Outcome]) -> Iterator[str]:
-    """Markdown on what evenflow got wrong in the open half, and on all false alarms there."""
-    for one in outcomes:
-        subject, verdict = one.subject, one.verdict
-        if one.tool != "evenflow" or subject.split != "open" or not (one.wrong or one.error):
-            continue
+def miss(one: Outcome) -> Iterator[str]:
+    """Markdown on what evenflow got wrong in the open half."""
+    subject, verdict = one.subject, one.verdict
+    if one.tool == "evenflow" and subject.split == "open" and (one.wrong or one.error):
         yield f"\n## {subject.name} (seed {one.seed}, {subject.kind}, {subject.origin})"
         if one.error:
             yield f"* **error** {one.error}"
@@ -227,14 +225,20 @@ def main() -> None:
         return
     with_tools, missing = tools(asked.peers)
     bare(subjects[0], 0)  # what is slow only once is no tool's fault
-    outcomes = list(run(subjects, with_tools, asked.seeds))
+    outcomes = []
+    story = Path(asked.misses) if asked.misses else None
+    if story is not None:
+        story.write_text("# What went wrong\n", "utf-8")
+    for outcome in run(subjects, with_tools, asked.seeds):
+        outcomes.append(outcome)
+        if story is not None:
+            with story.open("a", encoding="utf-8") as file:
+                file.writelines(f"{text}\n" for text in miss(outcome))
     show(outcomes)
     for text in missing:
         console.print(text)
     if asked.json:
         Path(asked.json).write_text(json.dumps([one.as_json() for one in outcomes], indent=1), "utf-8")
-    if asked.misses:
-        Path(asked.misses).write_text("\n".join(misses(outcomes)) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

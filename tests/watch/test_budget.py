@@ -9,7 +9,7 @@ import tracemalloc
 import pytest
 import torch
 
-from evenflow.watch import Cost, watch
+from evenflow.watch import Allowance, Cost, watch
 from evenflow.watch.governor import Governor
 from tests.watch.programs import mlp
 
@@ -165,3 +165,25 @@ def _resident() -> float:
     """Memory of this process in MiB."""
     with open("/proc/self/status", encoding="ascii") as file:
         return next(int(line.split()[1]) / 1024 for line in file if line.startswith("VmRSS"))
+
+
+def test_an_allowance_in_seconds_is_spent_half_at_once_and_half_over_the_steps() -> None:
+    governor = Governor(Allowance(seconds=1.0, steps=100))
+    sampled = []
+    for step in range(100):
+        if governor.sampling:
+            sampled.append(step)
+            governor.spend(0.05)
+        governor.step(0.01)
+    assert sampled[:10] == list(range(10))  # half a second buys ten looks, whatever a step takes
+    assert 19 <= len(sampled) <= 21
+    assert max(sampled) >= 90
+    assert str(governor.cost).endswith("(budget 1 s over 100 steps).")
+
+
+def test_an_allowance_that_is_enough_sees_every_step() -> None:
+    governor = Governor(Allowance(seconds=10.0, steps=100))
+    for _ in range(100):
+        assert governor.sampling
+        governor.spend(0.05)
+        governor.step(0.001)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from evenflow.watch.errors import WatchError
+from evenflow.watch.governor import Budget
 
 Models: TypeAlias = nn.Module | Mapping[str, nn.Module]
 Optimizers: TypeAlias = (
@@ -34,7 +35,7 @@ def optimizers_by_name(optimizer: Optimizers) -> dict[str, torch.optim.Optimizer
 
 
 def check(
-    models: Mapping[str, Any], optimizers: Mapping[str, Any], budget: float | None, modules: str | None
+    models: Mapping[str, Any], optimizers: Mapping[str, Any], budget: Budget, modules: str | None
 ) -> None:
     """Raise WatchError if training cannot be watched with these."""
     for name, model in models.items():
@@ -51,7 +52,7 @@ def check(
             )
     if not optimizers:
         raise WatchError("watch got no optimizer; steps are found from it. Give at least one.")
-    if budget is not None and not 0.0 < budget < 1.0:
+    if isinstance(budget, float | int) and not 0.0 < budget < 1.0:
         raise WatchError(
             f"watch got budget={budget}; expected a share of the training time, such as 0.01 for 1 %, "
             "or None for everything at every step."

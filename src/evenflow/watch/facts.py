@@ -10,12 +10,13 @@ import torch
 from torch import nn
 
 from evenflow import __version__
+from evenflow.watch.governor import Allowance, Budget
 
 
 def facts(
     models: Mapping[str, nn.Module],
     optimizers: Mapping[str, torch.optim.Optimizer],
-    budget: float | None,
+    budget: Budget,
     config: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The facts on a run, as JSON holds them."""
@@ -28,7 +29,7 @@ def facts(
         else type(models[""]).__name__,
         "parameters": sum(p.numel() for model in models.values() for p in model.parameters()),
         "optimizer": {name: _settings(one) for name, one in optimizers.items()},
-        "budget": budget,
+        "budget": str(budget) if isinstance(budget, Allowance) else budget,
         "config": dict(config),
     }
 

@@ -20,7 +20,7 @@ calling into it costs, which no clock inside can see (:data:`CALL_SECONDS`).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import TypeAlias, final
 
 CALL_SECONDS = 2e-6
 """What one call of a hook costs outside the hook: an empty forward hook with its slow path through
@@ -43,7 +43,7 @@ class Cost:
         figures: Steps of which the whole-model figures were taken.
         seconds: evenflow's own time in the training thread.
         training_seconds: Time from the first step's end to the last one's, its own included.
-        budget: The share that was allowed; None for no limit.
+        budget: What was allowed.
     """
 
     steps: int
@@ -51,7 +51,7 @@ class Cost:
     figures: int
     seconds: float
     training_seconds: float
-    budget: float | None
+    budget: Budget
 
     @property
     def fraction(self) -> float:
@@ -60,7 +60,8 @@ class Cost:
         return self.seconds / bare if bare > 0.0 else 0.0
 
     def __str__(self) -> str:
-        limit = "no limit" if self.budget is None else f"budget {self.budget:.2%}"
+        share = isinstance(self.budget, float)
+        limit = "no limit" if self.budget is None else f"budget {self.budget:{'.2%' if share else ''}}"
         return (
             f"{self.sampled} of {self.steps} steps were sampled and the figures of the whole model taken at "
             f"{self.figures}; that took {self.fraction:.2%} of the training time ({limit})."
@@ -68,16 +69,49 @@ class Cost:
 
 
 @final
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """Seconds that watching may add to a training of known length: half at once, half step by step.
+
+    Faults of a short training show in its first steps, and these are the ones to look at.
+
+    Attributes:
+        seconds: For the whole training.
+        steps: How many steps it has.
+    """
+
+    seconds: float
+    steps: int
+
+    @property
+    def at_once(self) -> float:
+        """Seconds to begin with."""
+        return 0.5 * self.seconds
+
+    @property
+    def per_step(self) -> float:
+        """Seconds that each step adds."""
+        return 0.5 * self.seconds / max(self.steps, 1)
+
+    def __str__(self) -> str:
+        return f"{self.seconds:g} s over {self.steps} steps"
+
+
+Budget: TypeAlias = float | Allowance | None
+"""A share of the training time, a number of seconds, or no limit."""
+
+
+@final
 class Governor:
     """Decides before each step whether it is sampled.
 
     Args:
-        budget: Share of the step time that may be spent; None for everything at every step.
+        budget: Share of the step time, or seconds, that may be spent; None for everything at every step.
     """
 
-    def __init__(self, budget: float | None) -> None:
+    def __init__(self, budget: Budget) -> None:
         self._budget = budget
-        self._credit = 0.0
+        self._credit = budget.at_once if isinstance(budget, Allowance) else 0.0
         self._spent = 0.0  # in the step that runs
         self._calls = 0
         self._apart = 0.0
@@ -116,16 +150,18 @@ class Governor:
         if self._budget is None:
             return
         bare = max((seconds or 0.0) - own, 0.0)
-        self._credit += self._budget * bare - own - apart
+        allowed = self._budget.per_step if isinstance(self._budget, Allowance) else self._budget * bare
+        self._credit += allowed - own - apart
         if self.sampling:
             self._sample_cost += (own - self._sample_cost) * (1.0 if self._sampled <= 2 else _MEMORY)
         elif self.figures:
             self._figures_cost += _MEMORY * (own - self._figures_cost)
         else:  # one slow moment must not end them for good
             self._figures_cost *= _FORGIVING
-        self._credit = min(self._credit, self._sample_cost)
+        if not isinstance(self._budget, Allowance):  # which knows how many steps are to come
+            self._credit = min(self._credit, self._sample_cost)
         self.sampling = self._credit >= 0.0
-        self.figures = self.sampling or self._figures_cost <= self._budget * bare
+        self.figures = self.sampling or self._figures_cost <= allowed
 
     @property
     def cost(self) -> Cost:

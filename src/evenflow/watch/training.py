@@ -2,33 +2,23 @@
 
 A share of the training time, which is what users of a long training give, is no
 measure for a training of seconds. Here watching may add a number of seconds to
-the whole, and what share that is follows from a few steps of a copy, timed
-watched and bare.
+the whole.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from time import perf_counter
 
 import torch
 
 from evenflow.flow import Run
-from evenflow.program import Figures, Program, Training
-from evenflow.watch.watcher import Watch, watch
-
-_REHEARSED = 3
-"""Steps of the copy. The first is the slowest of all, the second fills the optimizer's state and is
-remembered by the caches; the third counts."""
+from evenflow.program import Figures, Program
+from evenflow.watch.governor import Allowance
+from evenflow.watch.watcher import watch
 
 _PATIENCE = 30
 """Steps that training goes on after its loss was no number: long enough for what a loss scaler mends
 (it halves its scale 16 times at most from 2^16), short enough to waste no time."""
-
-_SHARES = (0.01, 0.95)
-"""Least and largest share of the training time, as :func:`watch` takes it."""
 
 
 def watch_training(
@@ -60,11 +50,18 @@ def watch_training(
         StoreError: The run cannot be written to ``path``.
     """
     steps = program.steps if steps is None else steps
-    with _random_state_aside():
-        budget = _share(program.start(seed), steps, seconds)
-    with _random_state_aside():
+    allowance = Allowance(seconds, steps)
+    with torch.random.fork_rng(devices=[]):
         training = program.start(seed)
-        with _watched(training, budget, path=path, overwrite=overwrite) as watcher:
+        with watch(
+            training.model,
+            training.optimizer,
+            path=path,
+            budget=allowance,
+            config={"program": program.name, "seed": seed},
+            overwrite=overwrite,
+            flight_recorder=False,
+        ) as watcher:
             unsound = 0
             for figures in training.run(steps):
                 watcher.log(**figures)
@@ -75,55 +72,5 @@ def watch_training(
     return watcher.run
 
 
-def _share(training: Training, steps: int, seconds: float) -> float | None:
-    """The share of training time that makes ``seconds``; None if every step can be recorded for that."""
-    if steps <= _REHEARSED:
-        return None
-    bare = _last_duration(training.run(_REHEARSED))
-    with _watched(training, None) as watcher:
-        watched = _last_duration(_logged(training.run(_REHEARSED), watcher))
-    if (watched - bare) * steps <= seconds:
-        return None
-    low, high = _SHARES
-    return min(max(seconds / (bare * steps), low), high)
-
-
-def _logged(steps: Iterator[Figures], watcher: Watch) -> Iterator[Figures]:
-    for figures in steps:
-        watcher.log(**figures)
-        yield figures
-
-
-def _last_duration(steps: Iterator[Figures]) -> float:
-    """Seconds that the last step took."""
-    began = ended = perf_counter()
-    for _ in steps:
-        began, ended = ended, perf_counter()
-    return ended - began
-
-
-def _watched(
-    training: Training,
-    budget: float | None,
-    path: str | os.PathLike[str] | None = None,
-    *,
-    overwrite: bool = False,
-) -> Watch:
-    return watch(
-        training.model,
-        training.optimizer,
-        path=path,
-        budget=budget,
-        overwrite=overwrite,
-        config={"program": training.program.name, "seed": training.seed},
-    )
-
-
 def _sound(figures: Figures) -> bool:
     return all(bool(torch.isfinite(torch.as_tensor(value)).all()) for value in figures.values())
-
-
-@contextmanager
-def _random_state_aside() -> Iterator[None]:
-    with torch.random.fork_rng(devices=[]):
-        yield

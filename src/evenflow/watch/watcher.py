@@ -38,7 +38,7 @@ from evenflow.store.reader import StoredTables
 from evenflow.watch.arguments import Models, Optimizers, check, models_by_role, optimizers_by_name
 from evenflow.watch.errors import WatchWarning
 from evenflow.watch.facts import facts
-from evenflow.watch.governor import Cost, Governor
+from evenflow.watch.governor import Allowance, Budget, Cost, Governor
 from evenflow.watch.guard import Guard
 from evenflow.watch.inventory import Inventory
 from evenflow.watch.layout import MODEL_STRIDE
@@ -60,7 +60,7 @@ def watch(
     optimizer: Optimizers,
     *,
     path: str | os.PathLike[str] | None = None,
-    budget: float | None = 0.01,
+    budget: Budget = 0.01,
     modules: str | None = None,
     scaler: torch.amp.GradScaler | None = None,
     config: Mapping[str, Any] | None = None,
@@ -75,7 +75,7 @@ def watch(
         optimizer: The optimizer, or several.
         path: Folder or fsspec URL of the run; None keeps it in memory.
         budget: Share of the training time that watching may take; None for
-            everything at every step.
+            everything at every step. Or an :class:`Allowance` in seconds.
         modules: Regular expression that the whole path of a module must match for
             its outputs to be recorded; all modules by default.
         scaler: The GradScaler in use; found by itself when it first steps.
@@ -117,7 +117,7 @@ class Watch:
         optimizers: Mapping[str, torch.optim.Optimizer],
         *,
         path: str | os.PathLike[str] | None,
-        budget: float | None,
+        budget: Budget,
         modules: str | None,
         scaler: torch.amp.GradScaler | None,
         config: Mapping[str, Any],
@@ -156,8 +156,9 @@ class Watch:
         self._flight: FlightRecorder | None = None
         if flight_recorder:
             folder = f"{os.fspath(path).rstrip('/')}/{FOLDER}" if path is not None else None
+            share = None if isinstance(budget, Allowance) else budget
             self._flight = FlightRecorder(
-                models, self._optimizers, self._guard, budget, folder, self._flight_written
+                models, self._optimizers, self._guard, share, folder, self._flight_written
             )
         self._handles = []
         for name, one in self._optimizers.items():
