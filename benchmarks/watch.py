@@ -1,14 +1,14 @@
 """What watching costs: a training step with it, over the bare step, beside other tools.
 
-    python benchmarks/watch.py [--rounds 40] [--net mlp] [--peers]
+    python benchmarks/watch.py [--rounds 40] [--net mlp] [--compiled]
     python benchmarks/watch.py --call      what a call of a hook costs outside the hook
 
 Every tool trains a copy of its own of the same model. In each round every copy
 makes one step, in random order, so a machine that slows down slows all alike, and
-the ratio of a round to the bare step of that round is what is summarised (median
-and quartiles). "at every step" tools look at everything in each step. The line of
-the default budget is different, for there one step costs more and most cost
-nothing: it is the mean over the mean, over the same rounds.
+the ratio of a round to the bare step of that round is what is summarised: median
+and quartiles. A tool that looks at some steps only is told by its mean, over the
+mean of the bare steps; the first steps, in which all tools load what they need,
+are left out.
 
 plain hooks: one ``norm().item()`` in a forward hook, a backward hook and a
 parameter hook for each module and parameter, as people write it by hand.
@@ -19,11 +19,17 @@ else it would take their time for training and spend a share of that too.
 ``--clock cpu`` counts processor time, of all threads, in place of wall-clock time:
 for machines that others use at the same time.
 
-The floor is one plain read (``dot``) of all that "everything" reads: activations,
-their gradients, parameters and gradients once, and two reads and a write more for
-the update.
+The floor is what "everything" has to read and write, and the time of doing just that
+with memory that is not in the cache: outputs and their gradients once, weights,
+gradients before and after clipping, old and new weights for the update, the
+optimizer's second moments, and a copy of the weights to be written.
 
-``--peers`` needs ``pip install wandb torchmortem``; wandb runs offline.
+``--compiled``: the models are compiled with ``torch.compile(fullgraph=True)``. A tool that
+breaks the graph is told by name.
+
+Other tools are taken in where they are installed: ``pip install torchmortem==0.1.1``, and
+``pip install --no-deps wandb==0.31.0`` with what it asks for when it is imported (not
+``cwevals``, which it does not need to run); it runs offline.
 """
 
 from __future__ import annotations
@@ -46,6 +52,7 @@ from torch import Tensor, nn
 
 from evenflow.flow import Role
 from evenflow.watch import Watch, guard, watch, watcher
+from evenflow.watch.recorder import meter
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.measure import Case, gpt2, mlp, resnet
@@ -53,6 +60,8 @@ from benchmarks.measure import Case, gpt2, mlp, resnet
 NETS: dict[str, Callable[[], Case]] = {"mlp": mlp, "resnet": resnet, "gpt2": gpt2}
 Step = Callable[[], Tensor]
 _WARM_UP = 3
+_WEIGHT_READS = 5
+"""Besides that for the copy: gradient before and after clipping, old and new weight, second moment."""
 
 
 def training(case: Case) -> tuple[nn.Module, torch.optim.Optimizer, Step]:
@@ -71,11 +80,11 @@ def training(case: Case) -> tuple[nn.Module, torch.optim.Optimizer, Step]:
     return model, optimizer, step
 
 
-def with_watch(budget: float | None, *, recorder: bool = True) -> Callable[..., Step]:
+def with_watch(budget: float | None, *, flight_recorder: bool = True) -> Callable[..., Step]:
     def tool(stack: ExitStack, model: nn.Module, optimizer: torch.optim.Optimizer, step: Step) -> Step:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         run = stack.enter_context(
-            watch(model, optimizer, path=f"{folder}/run", budget=budget, flight_recorder=recorder)
+            watch(model, optimizer, path=f"{folder}/run", budget=budget, flight_recorder=flight_recorder)
         )
 
         def watched() -> Tensor:
@@ -123,56 +132,76 @@ def with_norm(stack: ExitStack, model: nn.Module, optimizer: torch.optim.Optimiz
     return step
 
 
-def with_wandb(stack: ExitStack, model: nn.Module, optimizer: torch.optim.Optimizer, step: Step) -> Step:
-    """``wandb.watch(log="all")`` at every step, offline."""
-    import wandb  # type: ignore[import-not-found, unused-ignore]
+def with_wandb(log_freq: int) -> Callable[..., Step]:
+    """``wandb.watch(log="all")``, offline."""
 
-    folder = stack.enter_context(tempfile.TemporaryDirectory())
-    run = wandb.init(mode="offline", dir=folder, settings=wandb.Settings(silent=True))
-    stack.callback(run.finish)
-    run.watch(model, log="all", log_freq=1)
+    def tool(stack: ExitStack, model: nn.Module, optimizer: torch.optim.Optimizer, step: Step) -> Step:
+        import wandb  # type: ignore[import-not-found, unused-ignore]
 
-    def logged() -> Tensor:
-        loss = step()
-        run.log({"loss": loss.item()})
-        return loss
+        if wandb.run is None:  # its watch works on one run of a process
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            wandb.init(mode="offline", dir=folder, settings=wandb.Settings(silent=True))
+            stack.callback(wandb.finish)
+        run = wandb.run
+        run.watch(model, log="all", log_freq=log_freq)
 
-    return logged
+        def logged() -> Tensor:
+            loss = step()
+            run.log({"loss": loss.item()})
+            return loss
+
+        return logged
+
+    return tool
 
 
-def with_torchmortem(
-    stack: ExitStack, model: nn.Module, optimizer: torch.optim.Optimizer, step: Step
-) -> Step:
-    """Its default sampling."""
-    from torchmortem import Autopsy  # type: ignore[import-not-found, unused-ignore]
+def with_torchmortem(every: int | None) -> Callable[..., Step]:
+    """Its own sampling, or all of its collectors at every so many steps."""
 
-    autopsy = stack.enter_context(Autopsy(model, optimizer=optimizer))
+    def tool(stack: ExitStack, model: nn.Module, optimizer: torch.optim.Optimizer, step: Step) -> Step:
+        from torchmortem import Autopsy  # type: ignore[import-not-found, unused-ignore]
+        from torchmortem.types import SamplingConfig  # type: ignore[import-not-found, unused-ignore]
 
-    def examined() -> Tensor:
-        loss = step()
-        autopsy.step(loss=loss.item())
-        return loss
+        sampling = None if every is None else SamplingConfig(every, every)
+        autopsy = Autopsy(model, optimizer=optimizer, sampling=sampling)
+        autopsy.attach()
+        stack.callback(autopsy.detach, is_complete=False)
 
-    return examined
+        def examined() -> Tensor:
+            loss = step()
+            autopsy.step(loss=loss.item())
+            return loss
+
+        return examined
+
+    return tool
 
 
 def with_nothing(stack: ExitStack, model: nn.Module, optimizer: torch.optim.Optimizer, step: Step) -> Step:
     return step
 
 
-def floor(run: Watch, parameters: int) -> float:
-    """Time to read once what one fully sampled step reads."""
+def floor(run: Watch) -> tuple[float, float]:
+    """What one fully sampled step reads and writes, in MB, and the seconds of just that."""
     flow = run.run.flow()
-    sizes = [row.stats.count for role in Role for row in flow.select(role) if row.stats is not None]
-    tensors = [torch.ones(size) for size in sizes]
-    buffer = torch.ones(parameters)
+    outputs = [
+        row.stats.count
+        for role in (Role.ACTIVATION, Role.ACTIVATION_GRADIENT)
+        for row in flow.select(role)
+        if row.stats is not None
+    ]
+    weights = [row.stats.count for row in flow.select(Role.PARAMETER) if row.stats is not None]
+    read_once = [torch.ones(size) for size in outputs + _WEIGHT_READS * weights]
+    copies = [(torch.ones(size), torch.ones(size)) for size in weights]
 
     def read() -> None:
-        for tensor in tensors:
+        for tensor in read_once:
             torch.dot(tensor, tensor)
-        buffer.copy_(buffer.clone())
+        for old, new in copies:
+            old.copy_(new)
 
-    return min(seconds(read) for _ in range(5))
+    entries = sum(tensor.numel() for tensor in read_once) + 2 * sum(weights)
+    return 4e-6 * entries, min(seconds(read) for _ in range(5))
 
 
 class Clock:
@@ -204,52 +233,81 @@ def seconds(run: Callable[[], object], read: Callable[[], float] = time.perf_cou
     return read() - began
 
 
-def compare(name: str, rounds: int, peers: bool, read: Callable[[], float]) -> None:
-    """Print the table of one net."""
-    clock = Clock(read)
-    for module in (guard, watcher):
-        vars(module)["perf_counter"] = clock.now
-    tools: dict[str, Callable[..., Step]] = {
+def tools(names: list[str]) -> dict[str, Callable[..., Step]]:
+    """Name → what puts the tool on a model; says which are not installed."""
+    known: dict[str, Callable[..., Step]] = {
         "bare": with_nothing,
         "bare again": with_nothing,
         "evenflow, budget 1 %": with_watch(0.01),
         "evenflow, everything": with_watch(None),
-        "  without its recorder": with_watch(None, recorder=False),
+        "same, no flight recorder": with_watch(None, flight_recorder=False),
         "plain hooks": with_hooks,
         "foreach norm": with_norm,
     }
-    if peers:
-        tools["wandb.watch(all)"] = with_wandb
-        tools["torchmortem"] = with_torchmortem
+    peers = {
+        "wandb": {"wandb.watch, default": with_wandb(1000), "wandb.watch, every step": with_wandb(1)},
+        "torchmortem": {
+            "torchmortem, default": with_torchmortem(None),
+            "torchmortem, every step": with_torchmortem(1),
+        },
+    }
+    for package, uses in peers.items():
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            print(f"{package} is left out: {error}")
+        else:
+            known |= uses
+    return {name: tool for name, tool in known.items() if not names or name == "bare" or name in names}
+
+
+def compare(name: str, rounds: int, *, compiled: bool, read: Callable[[], float], names: list[str]) -> None:
+    """Print the table of one net."""
+    clock = Clock(read)
+    for module in (guard, meter, watcher):
+        vars(module)["perf_counter"] = clock.now
     torch.manual_seed(0)
     original = NETS[name]()
     order = random.Random(0)
     with ExitStack() as stack:
-        steps = {}
-        for tool, make in tools.items():
-            model, optimizer, step = training((copy.deepcopy(original[0]), *original[1:]))
-            steps[tool] = make(stack, model, optimizer, step)
-        times: dict[str, list[float]] = {tool: [] for tool in tools}
+        steps: dict[str, Step] = {}
+        for tool, make in tools(names).items():
+            copied = copy.deepcopy(original[0])
+            if compiled:
+                copied.compile(fullgraph=True)
+            model, optimizer, step = training((copied, *original[1:]))
+            made = make(stack, model, optimizer, step)
+            try:
+                clock.turn(tool)
+                made()
+                steps[tool] = made
+            except Exception as error:
+                print(f"  {tool} fails: {type(error).__name__}: {str(error).splitlines()[0]}")
+            clock.turn("")
+        times: dict[str, list[float]] = {tool: [] for tool in steps}
         for index in range(_WARM_UP + rounds):
-            for tool in order.sample(list(tools), k=len(tools)):
+            for tool in order.sample(list(steps), k=len(steps)):
                 clock.turn(tool)
                 spent = seconds(steps[tool], read)
                 clock.turn("")
                 if index >= _WARM_UP:
                     times[tool].append(spent)
         bare = times["bare"]
-        print(f"\n{name}: {statistics.median(bare) * 1e3:.1f} ms a step")
-        for tool in tools:
+        print(f"\n{name}{', compiled' if compiled else ''}: {statistics.median(bare) * 1e3:.1f} ms a step")
+        for tool in steps:
             ratios = [b / a for a, b in zip(bare, times[tool], strict=True)]
             low, middle, high = statistics.quantiles(ratios, n=4)
             mean = statistics.fmean(times[tool]) / statistics.fmean(bare)
-            print(f"  {tool:24}median {middle:6.3f}  quartiles {low:.3f} to {high:.3f}  mean {mean:6.3f}")
-        for tool in ("evenflow, budget 1 %", "evenflow, everything"):
-            print(f"  {tool} says of itself: {steps[tool].run.cost}")  # type: ignore[attr-defined]
-        everything: Watch = steps["evenflow, everything"].run  # type: ignore[attr-defined]
-        everything.close()
-        share = floor(everything, sum(p.numel() for p in original[0].parameters())) / statistics.median(bare)
-        print(f"  floor of everything: {1 + share:.3f}")
+            print(f"  {tool:26}median {middle:6.3f}  quartiles {low:.3f} to {high:.3f}  mean {mean:6.3f}")
+        for tool, step in steps.items():
+            if hasattr(step, "run"):
+                print(f"  {tool} says of itself: {step.run.cost}")
+        if "evenflow, everything" in steps:
+            everything: Watch = steps["evenflow, everything"].run  # type: ignore[attr-defined]
+            everything.close()
+            megabytes, spent = floor(everything)
+            share = spent / statistics.median(bare)
+            print(f"  floor: {megabytes:.0f} MB in {spent * 1e3:.1f} ms, {1 + share:.3f}")
 
 
 def call_cost() -> None:
@@ -276,21 +334,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--net", choices=list(NETS))
-    parser.add_argument("--peers", action="store_true")
+    parser.add_argument("--compiled", action="store_true")
+    parser.add_argument("--tool", action="append", default=[], help="only these, by name, and bare")
     parser.add_argument("--clock", choices=list(CLOCKS), default="wall")
     parser.add_argument("--call", action="store_true")
     arguments = parser.parse_args()
     if arguments.call:
         call_cost()
         return
-    if arguments.peers:
-        for package in ("wandb", "torchmortem"):
-            if importlib.util.find_spec(package) is None:
-                parser.error(f"--peers needs {package}: pip install {package}")
     threads = torch.get_num_threads()
     print(f"torch {torch.__version__}, {threads} threads, {arguments.clock} clock, order shuffled")
     for name in [arguments.net] if arguments.net else NETS:
-        compare(name, arguments.rounds, arguments.peers, CLOCKS[arguments.clock])
+        compare(
+            name,
+            arguments.rounds,
+            compiled=arguments.compiled,
+            read=CLOCKS[arguments.clock],
+            names=arguments.tool,
+        )
 
 
 if __name__ == "__main__":
