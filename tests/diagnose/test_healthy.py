@@ -12,6 +12,11 @@ from evenflow.measure import measure
 from tests.diagnose.programs import HEALTHY, Program
 
 NOTED = {
+    "tanh_50_glorot": ["EF401"],
+    "relu_50_he_narrow": ["EF401"],
+    "batchnorm_20": ["EF402"],
+    "batchnorm_unit_variance": ["EF402"],
+    "layernorm_50_unit_variance": ["EF401"],
     "textbook_sigmoid_of_two_layers": ["EF201", "EF502"],
     "head_of_zeros": ["EF101"],
     "fixup": ["EF101"],

@@ -61,24 +61,34 @@ def causes_of(way: Way, blame: Mapping[Kind, CauseName], sign: int) -> tuple[Cau
     total = sum(account.decades for account in accounts)
     if not total:
         return ()
-    depth = 0.0
-    if way.layers >= DEEP.value and not way.has_skips:
-        per_layer = abs(way.excess) / max(way.layers, 1)
-        mild = sum(a.decades for a in accounts if a.cause not in _MILD_BY_NATURE) / total
-        depth = max(DEPTH_AT_LEAST.value, mild * (1.0 - per_layer / HALVES.value))
+    mild = sum(a.decades for a in accounts if a.cause not in _MILD_BY_NATURE) / total
+    depth = share_of_depth(way, way.excess, mild)
     causes = [
         Cause(account.cause, (1.0 - depth) * account.decades / total, _evidence(account, way, sign))
         for account in accounts
     ]
     if depth:
-        causes.append(
-            Cause(
-                CauseName.DEPTH_WITHOUT_SKIP,
-                depth,
-                f"{count(way.layers, 'layer')} in a row without a skip connection: their factors multiply.",
-            )
-        )
+        causes.append(Cause(CauseName.DEPTH_WITHOUT_SKIP, depth, in_a_row(way)))
     return tuple(sorted(causes, key=lambda cause: -cause.confidence))
+
+
+def share_of_depth(way: Way, decades: float, mild: float = 1.0) -> float:
+    """The part of the blame that a plain stack takes; 0 with skips, or for few layers.
+
+    Args:
+        way: The stack.
+        decades: What it loses or gains in all.
+        mild: Share of that for which a mild factor per layer may be to blame.
+    """
+    if way.layers < DEEP.value or way.has_skips:
+        return 0.0
+    per_layer = abs(decades) / max(way.layers, 1)
+    return max(DEPTH_AT_LEAST.value, mild * (1.0 - per_layer / HALVES.value))
+
+
+def in_a_row(way: Way) -> str:
+    """What a plain stack does, in a sentence."""
+    return f"{count(way.layers, 'layer')} in a row without a skip connection: their factors multiply."
 
 
 def _accounts(way: Way, blame: Mapping[Kind, CauseName], sign: int) -> list[_Account]:
@@ -115,6 +125,11 @@ def _evidence(account: _Account, way: Way, sign: int) -> str:
         )
     if steps[0].kind is Kind.NORM:
         return f"{count(n, 'normalisation')} pass a factor of {passed} each: {share}."
+    if steps[0].kind is Kind.POST_NORM:
+        return (
+            f"{count(n, 'block')} whose sum is normalised pass a factor of {passed} on average: the "
+            f"normalisation scales the skip down: {share}."
+        )
     worst = sorted(steps, key=lambda step: sign * step.excess, reverse=True)
     where = listing(
         [f"{place(step.output)} ({factor(step.excess)})" for step in worst if sign * step.excess > 0]

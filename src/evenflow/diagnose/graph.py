@@ -72,6 +72,16 @@ class OpGraph:
         if any(row.stats is not None and row.stats.nonfinite_count for row in self.gradients.values()):
             raise CannotJudgeError("some gradients are NaN or infinite (see EF701)")
 
+    def refuse_without_spread(self) -> None:
+        """Stop a rule that compares samples where the Flow does not.
+
+        Raises:
+            CannotJudgeError: Several samples ran, and no row says how much they differ.
+        """
+        rows = [row for row in self.activations.values() if len(row.shape) > 1 and row.shape[0] > 1]
+        if rows and all(row.sample_spread is None for row in rows):
+            raise CannotJudgeError("the Flow does not say how much samples differ")
+
     def sources(self, row: Row) -> list[Row]:
         """The outputs that an op consumed."""
         return [self.activations[order] for order in row.inputs if order in self.activations]
@@ -124,6 +134,14 @@ class OpGraph:
                 return True
         return False
 
+    def is_attention(self, row: Row) -> bool:
+        """Whether an op weighs values: fused attention, or a softmax that goes into a product of matrices."""
+        if row.order not in self.gradients or row.site.path == LOSS_PATH:
+            return False
+        if row.site.op.startswith("_scaled_dot_product"):
+            return True
+        return row.site.op in ops.SOFTMAX and len(row.shape) > 2 and self._weighs(row.order)
+
     def leaves_model(self, order: int) -> bool:
         """Whether no layer outside the loss lies above an op."""
         return not self._feeds_layer[order]
@@ -131,6 +149,11 @@ class OpGraph:
     def in_recurrence(self, a: int, b: int) -> bool:
         """Whether the link from op ``a`` to op ``b`` is a part of a recurrence."""
         return any(low <= b <= high or low <= a < high for low, high in self._recurrences)
+
+    @property
+    def owners(self) -> frozenset[str]:
+        """Modules that own a parameter of two axes or more."""
+        return frozenset(self._weights)
 
     @cached_property
     def loops(self) -> dict[str, tuple[Row, ...]]:
@@ -178,6 +201,16 @@ class OpGraph:
             if orders:
                 spans.append((min(orders), max(orders)))
         return tuple(spans)
+
+    def _weighs(self, order: int) -> bool:
+        """Whether an output goes into a product of matrices, by way of dropout perhaps."""
+        for consumer in self.consumers.get(order, ()):
+            op = self.gradients[consumer].site.op
+            if op in ("bmm", "matmul"):
+                return True
+            if op in ("native_dropout", "mul", "expand") and self._weighs(consumer):
+                return True
+        return False
 
     def _is_series(self, path: str, uses: Sequence[Row]) -> bool:
         """Whether a use in the last turn of a loop depends on one in the first."""

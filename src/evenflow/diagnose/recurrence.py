@@ -61,6 +61,14 @@ class TimeProfile:
         with_gradient = [norm for norm in self.log10_norms if math.isfinite(norm)]
         return max(with_gradient) - with_gradient[-1] if with_gradient else 0.0
 
+    def told(self, points: int = 5) -> str:
+        """The profile in a sentence: log10 of the norm at some steps, in the order of running."""
+        picks = sorted({round(i * (self.steps - 1) / (points - 1)) for i in range(points)})
+        levels = ", ".join(
+            f"{self.log10_norms[t]:.1f}" if math.isfinite(self.log10_norms[t]) else "zero" for t in picks
+        )
+        return f"log10 of the gradient at steps {', '.join(str(t + 1) for t in picks)}: {levels}."
+
 
 def profiles(flow: Flow, graph: OpGraph) -> Iterator[TimeProfile]:
     """All recurrences of a Flow that run for at least two steps.

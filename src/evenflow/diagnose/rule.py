@@ -64,8 +64,8 @@ class Rule(ABC):
     """Looks for one thing in a Flow. Subclasses are final and have no state.
 
     Attributes:
-        code: ``EF`` and three digits: 1xx gradients, 2xx activations, 5xx
-            wiring, 6xx optimisation, 7xx numerics, 8xx adversarial training.
+        code: ``EF`` and three digits: 1xx gradients, 2xx activations, 3xx initial
+            weights, 4xx architecture, 5xx wiring, 6xx optimisation, 7xx numerics, 8xx adversarial training.
         name: What it finds, in the vocabulary of symptoms and causes.
         symptom: The symptom of its findings.
         summary: One line.

@@ -31,8 +31,8 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import pairwise
 
@@ -54,7 +54,12 @@ class Kind(StrEnum):
     NORM = "norm"
     BLOCK = "block"
     """Several branches, joined by an addition."""
+    POST_NORM = "post_norm"
+    """A block whose sum is normalised (post-LN)."""
     OTHER = "other"
+
+
+BLOCKS = (Kind.BLOCK, Kind.POST_NORM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +128,12 @@ class Way:
     @property
     def layers(self) -> int:
         """How many layers the gradient crosses, the last one included; a block counts as one."""
-        return sum(step.kind in (Kind.LINEAR, Kind.BLOCK) for step in self.judged)
+        return sum(step.kind in (Kind.LINEAR, *BLOCKS) for step in self.judged)
 
     @property
     def has_skips(self) -> bool:
         """Whether any step has a second branch around its weights."""
-        return any(step.kind is Kind.BLOCK for step in self.steps)
+        return any(step.kind in BLOCKS for step in self.steps)
 
     def usual(self, deviations: float) -> tuple[float, float]:
         """Bounds within which finite width alone leaves log10 ‖δ‖ of a critical network.
@@ -196,8 +201,9 @@ def _way(graph: OpGraph, part: Sequence[int], steps: tuple[Step, ...]) -> Way:
     return Way(first, last, steps, ratio, excess - sizes, excess)
 
 
-def _steps(graph: OpGraph, part: Sequence[int]) -> Iterator[Step]:
+def _steps(graph: OpGraph, part: Sequence[int]) -> list[Step]:
     pending = 0.0  # log10 of the gain that the next weights are made to have
+    found: list[Step] = []
     for a, b in pairwise(part):
         rows = tuple(graph.gradients[order] for order in between(graph.inputs, a, b) or (b,))
         kind, function = _kind(graph, rows)
@@ -209,7 +215,10 @@ def _steps(graph: OpGraph, part: Sequence[int]) -> Iterator[Step]:
             excess, pending = excess - pending, 0.0
         elif kind in (Kind.NORM, Kind.BLOCK):
             pending = 0.0
-        yield Step(rows, kind, function, gain, excess, graph.in_recurrence(a, b))
+        if kind is Kind.NORM and found and found[-1].kind is Kind.BLOCK:
+            found[-1] = replace(found[-1], kind=Kind.POST_NORM)
+        found.append(Step(rows, kind, function, gain, excess, graph.in_recurrence(a, b)))
+    return found
 
 
 def _kind(graph: OpGraph, rows: Sequence[Row]) -> tuple[Kind, str]:

@@ -51,13 +51,13 @@ _CHANNELS_FIRST = ("ConvolutionBackward0", "NativeBatchNormBackward0", "CudnnBat
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """What an op read that no op of the model made.
+    """What an op read that no op of the model made; of several such tensors the first.
 
     Attributes:
-        stats: Of all such tensors.
-        shape: Of the first one.
-        dtype: Of the first one.
-        seen: Whether all of them are inputs, or were seen being made.
+        stats: Of its entries.
+        shape: Its shape.
+        dtype: Its format.
+        seen: Whether it is an input, or was seen being made.
     """
 
     stats: Stats
@@ -336,12 +336,9 @@ class Recorder(_Mode):
     def _data(self, tensors: list[Tensor]) -> Data | None:
         if not tensors:
             return None
-        return Data(
-            Stats.merge_all(self._read(tensor) for tensor in tensors),
-            tuple(tensors[0].shape),
-            str(tensors[0].dtype).removeprefix("torch."),
-            seen=all(tensor in self._origins for tensor in tensors),
-        )
+        first = tensors[0]
+        dtype = str(first.dtype).removeprefix("torch.")
+        return Data(self._read(first), tuple(first.shape), dtype, seen=first in self._origins)
 
     def _node_of(self, func: Any, tensors: list[Tensor], grad_mode: bool, number: int) -> int | None:
         """Number of the node that autograd made for this op; None if it made none."""

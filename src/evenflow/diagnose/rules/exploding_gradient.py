@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from typing import final
 
 from evenflow.diagnose.attribution import DEEP, DEPTH_AT_LEAST, HALVES, causes_of, measured
-from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Severity, Symptom
+from evenflow.diagnose.finding import CauseName, Evidence, Finding, Severity, Symptom
 from evenflow.diagnose.glossary import remedies
 from evenflow.diagnose.graph import OpGraph
-from evenflow.diagnose.recurrence import TimeProfile, profiles
 from evenflow.diagnose.rule import Page, Rule, Threshold
-from evenflow.diagnose.text import count, factor, module_name, place, site
+from evenflow.diagnose.text import count, factor, place, site
 from evenflow.diagnose.way import Kind, Way, in_steps, ways
 from evenflow.flow import Flow
 
@@ -39,13 +38,14 @@ SQUARE_OVERFLOWS = Threshold(
 _BLAME = {
     Kind.LINEAR: CauseName.INIT_TOO_LARGE,
     Kind.NORM: CauseName.NORMALIZATION_EXPLOSION,
+    Kind.POST_NORM: CauseName.RESIDUAL_GROWTH,
     Kind.BLOCK: CauseName.RESIDUAL_GROWTH,
 }
 
 
 @final
 class ExplodingGradient(Rule):
-    """Compares the gradient at the first layer with that at the last, and along time."""
+    """Compares the gradient at the first layer with that at the last."""
 
     code = "EF102"
     name = "exploding_gradient"
@@ -55,7 +55,6 @@ class ExplodingGradient(Rule):
         CauseName.INIT_TOO_LARGE,
         CauseName.NORMALIZATION_EXPLOSION,
         CauseName.RESIDUAL_GROWTH,
-        CauseName.RECURRENT_GAIN_TOO_LARGE,
         CauseName.DEPTH_WITHOUT_SKIP,
         CauseName.UNKNOWN,
     )
@@ -67,18 +66,15 @@ ones. A learning rate that suits one end is far off at the other; the loss spike
 diverges or turns NaN.""",
         why="""\
 The chain rule multiplies one factor per layer, and the typical factor is above 1:
-weights too large for their activation, a recurrence whose step amplifies, residual
-branches that add up unscaled, or BatchNorm in a plain stack, which amplifies by
-itself whatever the weights.""",
+weights too large for their activation, residual branches that add up unscaled, or
+BatchNorm in a plain stack, which amplifies by itself whatever the weights. (Along
+time: EF104.)""",
         mathematics="""\
 E‖δ_l‖² = χ₁ · E‖δ_(l+1)‖² with χ₁ = σ_w² E[φ'²] > 1 (Poole 2016; Schoenholz 2017).
 
 BatchNorm before ReLU: the next layer's variance is Var φ, not E φ², so χ₁ =
 E[φ'²]/Var φ = π/(π−1) = 1.467, or .083 decades per layer (Yang 2019). A residual
-branch of gain k makes 1 + k per block.
-
-Along time the same weights repeat: ‖∂L/∂h_t‖ ~ ρ^(T−t) with ρ the step's gain. A loss
-at every step adds up to T equal parts, a growth by log10 T that is no fault.""",
+branch of gain k makes 1 + k per block.""",
         detection="""\
 As in EF101, with the signs turned: the excess of the first layer's gradient over the
 last one's, where scales that a normalisation takes away and averages do not count.
@@ -87,12 +83,10 @@ learning rate suits them. It is an *error* where squares overflow, because then
 clipping and Adam fail too.""",
         remedies="""\
 Initialise for the activation; scale residual branches by 1/√(2·blocks) or start them
-at zero; add skips around normalised layers; clip the gradient by its norm; initialise
-recurrent weights orthogonally.""",
+at zero; add skips around normalised layers; clip the gradient by its norm.""",
         references=(
             "Bengio, Simard, Frasconi, Learning long-term dependencies with gradient descent is difficult, "
             "IEEE TNN 1994.",
-            "Pascanu, Mikolov, Bengio, On the difficulty of training recurrent neural networks, ICML 2013.",
             "Schoenholz, Gilmer, Ganguli, Sohl-Dickstein, Deep information propagation, ICLR 2017.",
             "Yang, Pennington, Rao, Sohl-Dickstein, Schoenholz, A mean field theory of batch normalization, "
             "ICLR 2019.",
@@ -111,13 +105,6 @@ recurrent weights orthogonally.""",
         )
         if worst is not None and worst.certain - worst.half_width > GROWN.value:
             yield _by_depth(in_steps(graph, worst))
-        grown: dict[str, TimeProfile] = {}
-        for profile in profiles(flow, graph):
-            if profile.growth > _allowed(profile) and (
-                profile.place not in grown or profile.growth > grown[profile.place].growth
-            ):
-                grown[profile.place] = profile
-        yield from map(_by_time, grown.values())
 
 
 def _by_depth(way: Way) -> Finding:
@@ -148,38 +135,4 @@ def _overflowing(way: Way) -> Evidence | None:
         "float32, so clipping by norm and Adam fail too.",
         largest,
         SQUARE_OVERFLOWS.value,
-    )
-
-
-def _allowed(profile: TimeProfile) -> float:
-    """Decades that may be gained along time: a loss at every step adds up to T equal parts."""
-    return GROWN.value + math.log10(profile.steps)
-
-
-def _by_time(profile: TimeProfile) -> Finding:
-    allowed = _allowed(profile)
-    cause = Cause(
-        CauseName.RECURRENT_GAIN_TOO_LARGE,
-        1.0,
-        f"{profile.steps} steps with the same weights, and the step amplifies.",
-    )
-    return Finding(
-        code=ExplodingGradient.code,
-        symptom=Symptom.EXPLODING_GRADIENT,
-        severity=Severity.WARNING,
-        site=profile.place,
-        message=f"The gradient grows by a factor of {factor(profile.growth)} over the {profile.steps} "
-        "time steps "
-        f"of {module_name(profile.place)}.",
-        source=profile.source,
-        causes=(cause,),
-        evidence=(
-            Evidence(
-                f"log10 of the largest gradient of {profile.state} over that at the last step: "
-                f"{profile.growth:.2f} (alarm above {allowed:.2f} for {profile.steps} steps).",
-                profile.growth,
-                allowed,
-            ),
-        ),
-        remedies=remedies([cause]),
     )

@@ -8,10 +8,9 @@ from typing import final
 
 from evenflow.diagnose import zero_gradient
 from evenflow.diagnose.attribution import DEEP, DEPTH_AT_LEAST, HALVES, causes_of, measured
-from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Severity, Symptom
+from evenflow.diagnose.finding import CauseName, Evidence, Finding, Severity, Symptom
 from evenflow.diagnose.glossary import remedies
 from evenflow.diagnose.graph import OpGraph
-from evenflow.diagnose.recurrence import TimeProfile, profiles
 from evenflow.diagnose.rule import Page, Rule, Threshold
 from evenflow.diagnose.text import count, factor, percent, place, site
 from evenflow.diagnose.way import Kind, Way, in_steps, ways
@@ -38,28 +37,17 @@ SUBNORMAL = Threshold(
     "share of the first layer's gradient below the smallest normal number of its format",
     "IEEE 754: below it digits are lost one by one; at half, the typical entry has lost some",
 )
-ROUNDED_AWAY = Threshold(
-    7.2247,
-    "decades below the largest at which a time step no longer changes the sum over time",
-    "log10 2^24: unit roundoff of float32, in which weight gradients are summed",
-)
-HALF_THE_SEQUENCE = Threshold(
-    0.5,
-    "share of time steps that are lost to that rounding",
-    "a judgement: the loss then sees less than half of each sequence; "
-    "28-step row-by-row digits with a default LSTM (healthy in practice) lose none",
-)
-
 _BLAME = {
     Kind.SQUASHING: CauseName.SATURATING_ACTIVATION,
     Kind.RECTIFIER: CauseName.DEAD_RELU,
     Kind.LINEAR: CauseName.INIT_TOO_SMALL,
+    Kind.POST_NORM: CauseName.POST_LN_DEPTH,
 }
 
 
 @final
 class VanishingGradient(Rule):
-    """Compares the gradient at the first layer with that at the last, and along time."""
+    """Compares the gradient at the first layer with that at the last."""
 
     code = "EF101"
     name = "vanishing_gradient"
@@ -70,7 +58,7 @@ class VanishingGradient(Rule):
         CauseName.INIT_TOO_SMALL,
         CauseName.DEAD_RELU,
         CauseName.DEPTH_WITHOUT_SKIP,
-        CauseName.LONG_RECURRENCE,
+        CauseName.POST_LN_DEPTH,
         CauseName.ZERO_INIT_SYMMETRY,
         CauseName.PRECISION_UNDERFLOW,
         CauseName.UNKNOWN,
@@ -83,20 +71,16 @@ class VanishingGradient(Rule):
         DEEP,
         ADAM_EPSILON,
         SUBNORMAL,
-        ROUNDED_AWAY,
-        HALF_THE_SEQUENCE,
     )
     page = Page(
         what="""\
 The first layers receive a gradient that is thousands to billions of times smaller
 than the last ones. They stay at their random start while the last layers fit what
-little those let through, and the loss stalls early. In a recurrent net the same
-happens along time: the loss does not feel what was read long ago.""",
+little those let through, and the loss stalls early. (Along time: EF103.)""",
         why="""\
 The chain rule multiplies one factor per layer. If the typical factor is below 1 the
 product falls exponentially with depth. A sigmoid's slope is at most 1/4; PyTorch's
-default weights shrink a ReLU net by √6 per layer; a step of a default LSTM keeps
-about 60 %.""",
+default weights shrink a ReLU net by √6 per layer.""",
         mathematics="""\
 With δ_l = ∂L/∂z_l at pre-activation z_l, width n and weights of variance σ_w²/n,
 
@@ -105,10 +89,7 @@ With δ_l = ∂L/∂z_l at pre-activation z_l, width n and weights of variance �
 (Poole 2016; Schoenholz 2017). χ₁ < 1 vanishes with depth scale −1/ln χ₁. Sigmoid:
 φ' ≤ 1/4, so χ₁ ≤ σ_w²/16; PyTorch's σ_w² = 1/3 gives .84 decades per layer. ReLU:
 χ₁ = σ_w²/2. One network shows e^(−β/2) of the mean, give or take √β in log ‖δ‖²,
-with β = Σ 5/n (Hanin 2018).
-
-Along time the weights are the same at every step: ‖∂L/∂h_t‖ falls as ρ^(T−t) with
-ρ² ≈ .37 for a default LSTM, .66 with forget bias 1.""",
+with β = Σ 5/n (Hanin 2018).""",
         detection="""\
 The gradient is followed from the last layer back to the first along the ops that it
 cannot avoid, once for every entry of data. A tensor whose size a later normalisation
@@ -121,13 +102,12 @@ gradient small. It decides the severity: *error* where no common optimizer can m
 for it. A prediction must be past the threshold by the half-width of its interval.
 
 Causes are ranked by decades: what activations lose against the weights made for them,
-and what the weights lose against what the activation needs. A layer that is zero by
-design (a zero-initialised head) is a note. Along time, steps count as lost when
-they no longer change the sum over time in float32.""",
+and what the weights lose against what the activation needs; what is lost where a
+normalisation follows an addition is put on post-LN. A layer that is zero by design
+(a zero-initialised head) is a note.""",
         remedies="""\
 Swap sigmoid or tanh for ReLU, GELU or SiLU; initialise for the activation (He,
-Glorot); normalise before each activation; add skip connections; for sequences use an
-LSTM with forget bias 1, a GRU, or attention. Adam and its relatives hide a small
+Glorot); normalise before each activation; add skip connections. Adam and its relatives hide a small
 gradient down to about their ε, but not its noise.""",
         references=(
             "Hochreiter, Untersuchungen zu dynamischen neuronalen Netzen, diploma thesis, TU Munich 1991.",
@@ -135,7 +115,6 @@ gradient down to about their ε, but not its noise.""",
             "IEEE TNN 1994.",
             "Glorot, Bengio, Understanding the difficulty of training deep feedforward neural networks, "
             "AISTATS 2010.",
-            "Pascanu, Mikolov, Bengio, On the difficulty of training recurrent neural networks, ICML 2013.",
             "He, Zhang, Ren, Sun, Delving deep into rectifiers, ICCV 2015.",
             "Schoenholz, Gilmer, Ganguli, Sohl-Dickstein, Deep information propagation, ICLR 2017.",
             "Hanin, Which neural net architectures give rise to exploding and vanishing gradients?, "
@@ -156,9 +135,6 @@ gradient down to about their ε, but not its noise.""",
         )
         if worst is not None and worst.certain + worst.half_width + _made_up(graph, worst) < -LOST.value:
             yield _by_depth(flow, graph, in_steps(graph, worst))
-        for profile in _worst_states(profiles(flow, graph)):
-            if profile.lost(ROUNDED_AWAY.value) > HALF_THE_SEQUENCE.value * profile.steps:
-                yield _by_time(profile)
 
 
 def _by_depth(flow: Flow, graph: OpGraph, way: Way) -> Finding:
@@ -217,53 +193,3 @@ def _weight_gradient(flow: Flow, graph: OpGraph, way: Way) -> Stats | None:
         row.stats for row in flow.select(Role.PARAMETER_GRADIENT) if row.site.path in names and row.stats
     ]
     return Stats.merge_all(found) if found else None
-
-
-def _worst_states(found: Iterator[TimeProfile]) -> list[TimeProfile]:
-    """For each module the state that remembers longest in its worst layer.
-
-    The gradient may travel in either of an LSTM's two states, so a layer has
-    forgotten only what both have lost.
-    """
-    layers: dict[tuple[str, str], TimeProfile] = {}
-    for profile in found:
-        key = (profile.place, profile.state.partition("_")[2])
-        best = layers.get(key)
-        if best is None or profile.lost(ROUNDED_AWAY.value) < best.lost(ROUNDED_AWAY.value):
-            layers[key] = profile
-    modules: dict[str, TimeProfile] = {}
-    for (module, _), profile in layers.items():
-        worst = modules.get(module)
-        if worst is None or profile.lost(ROUNDED_AWAY.value) > worst.lost(ROUNDED_AWAY.value):
-            modules[module] = profile
-    return list(modules.values())
-
-
-def _by_time(profile: TimeProfile) -> Finding:
-    lost, steps = profile.lost(ROUNDED_AWAY.value), profile.steps
-    rate = profile.decades_per_step
-    cause = Cause(
-        CauseName.LONG_RECURRENCE,
-        1.0,
-        f"Each step back in time costs {rate:.2f} decades, a factor of {factor(rate)}; {steps} steps "
-        "multiply.",
-    )
-    return Finding(
-        code=VanishingGradient.code,
-        symptom=Symptom.VANISHING_GRADIENT,
-        severity=Severity.WARNING,
-        site=profile.place,
-        message=f"The loss feels only the last {steps - lost} of {steps} time steps of "
-        f"{profile.place or 'the model'}.",
-        source=profile.source,
-        causes=(cause,),
-        evidence=(
-            Evidence(
-                f"At {lost} of {steps} time steps the gradient of {profile.state} is more than "
-                f"{ROUNDED_AWAY.value:.1f} decades below its largest, and lost when float32 sums over time.",
-                lost / steps,
-                HALF_THE_SEQUENCE.value,
-            ),
-        ),
-        remedies=remedies([cause]),
-    )

@@ -1,0 +1,157 @@
+"""EF505: targets that lie outside of what the output's activation can give."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import final
+
+from evenflow.diagnose import ops
+from evenflow.diagnose.data import output_of, targets
+from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Severity, Symptom
+from evenflow.diagnose.graph import OpGraph
+from evenflow.diagnose.rule import Page, Rule, Threshold
+from evenflow.diagnose.text import number, percent, place, site
+from evenflow.flow import Flow, Role, Row, Stats
+
+BEYOND = Threshold(
+    0.01,
+    "share of the targets that are at least twice as large as any output can be",
+    "a judgement: one in a hundred is no outlier; of standardised targets 4.6 % lie beyond 2, of those "
+    "divided by their largest none",
+)
+ROUNDED = Threshold(
+    1.00001,
+    "mean square of the targets over their mean, above which some lie outside of 0 … 1",
+    "y² ≤ y for all y within, and for no other; a few roundings are allowed",
+)
+
+_RANGE = {
+    "sigmoid": (0.0, 1.0),
+    "hardsigmoid": (0.0, 1.0),
+    **dict.fromkeys(ops.SOFTMAX, (0.0, 1.0)),
+    "tanh": (-1.0, 1.0),
+    "softsign": (-1.0, 1.0),
+}
+_PASSES = frozenset({"select", "slice", "index", "index_select", "gather", "expand", "squeeze"})
+_PROBABILITY_LOSSES = frozenset({"binary_cross_entropy", "binary_cross_entropy_with_logits"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Misfit:
+    """A target that an output cannot reach."""
+
+    output: Row
+    severity: Severity
+    message: str
+    evidence: Evidence
+    remedy: str
+
+
+@final
+class BoundedOutput(Rule):
+    """Compares the range of the last activation with the targets."""
+
+    code = "EF505"
+    name = "bounded_output"
+    symptom = Symptom.LOSS_NOT_DECREASING
+    summary = "Targets lie outside of what the output's activation, or the loss, allows."
+    causes = (CauseName.WRONG_LOSS_OR_OUTPUT,)
+    thresholds = (BEYOND, ROUNDED)
+    page = Page(
+        what="""\
+The loss falls at first and then stays high, while all outputs stick to the end of their range,
+where the activation has no slope; or the loss is negative and falls for ever.""",
+        why="""\
+A regression whose model ends in sigmoid, softmax or tanh, but whose targets are prices or
+standardised values; labels −1 and 1, or 1 to 5, in a loss that expects probabilities.""",
+        mathematics="""\
+σ(z) < 1, so a target y > 1 leaves at least (y − 1)² however long one trains, and the gradient
+(σ − y)σ' drives z to infinity, where σ' = 0. Binary cross-entropy −y log p − (1−y) log(1−p) is
+unbounded below as soon as y is outside [0, 1].""",
+        detection="""\
+Under a squared or absolute error the last activation is read from the graph and its range
+compared with the targets: it is a *warning* if more than one in a hundred is at least twice
+the largest output, or if the mean target is beyond the range. Targets outside [0, 1] in a
+binary cross-entropy are an *error*. That a bounded output under a squared error saturates
+even for targets within its range is EF502's matter.""",
+        remedies="""\
+End in a linear layer for a regression, or scale the targets into the range; give labels 0 and
+1 to binary cross-entropy, and class indices to `cross_entropy`.""",
+        references=(
+            "Bishop, Pattern recognition and machine learning, 2006, section 5.2 (output activations and "
+            "error functions).",
+            "Humbatova et al., Taxonomy of real faults in deep learning systems, ICSE 2020.",
+        ),
+    )
+
+    def check(self, flow: Flow) -> Iterator[Finding]:
+        """See :class:`~evenflow.diagnose.rule.Rule`."""
+        graph = OpGraph(flow)
+        for misfit in (*_out_of_range(flow, graph), *_no_probabilities(flow, graph)):
+            cause = Cause(CauseName.WRONG_LOSS_OR_OUTPUT, 1.0, misfit.evidence.text)
+            yield Finding(
+                code=self.code,
+                symptom=self.symptom,
+                severity=misfit.severity,
+                site=site(misfit.output),
+                message=misfit.message,
+                source=misfit.output.source,
+                causes=(cause,),
+                evidence=(misfit.evidence,),
+                remedies=(misfit.remedy,),
+            )
+
+
+def _out_of_range(flow: Flow, graph: OpGraph) -> Iterator[_Misfit]:
+    for row, target in targets(flow, graph):
+        output = output_of(graph, row)
+        while output is not None and output.site.op in _PASSES:
+            output = next(iter(graph.sources(output)), None)
+        if output is None or output.site.op not in _RANGE or target.stats is None:
+            continue
+        low, high = _RANGE[output.site.op]
+        share = _beyond(target.stats)
+        if share > BEYOND.value or not low <= target.stats.mean <= high:
+            yield _Misfit(
+                output,
+                Severity.WARNING,
+                f"The outputs of {place(output)} lie between {low:.0f} and {high:.0f}, and the targets do "
+                "not.",
+                Evidence(
+                    f"{percent(share)} of the targets are 2 or more in size; their mean is "
+                    f"{number(target.stats.mean)}.",
+                    share,
+                    BEYOND.value,
+                ),
+                "Let the model end in a linear layer, or scale the targets into the range of its outputs.",
+            )
+
+
+def _no_probabilities(flow: Flow, graph: OpGraph) -> Iterator[_Misfit]:
+    for target in flow.select(Role.DATA):
+        row = graph.gradients.get(target.order)
+        if row is None or row.site.op not in _PROBABILITY_LOSSES or target.stats is None:
+            continue
+        stats, output = target.stats, output_of(graph, row)
+        if output is not None and stats.mean_square > stats.mean * ROUNDED.value:
+            yield _Misfit(
+                output,
+                Severity.ERROR,
+                f"{row.site.op} gets targets outside 0 … 1, so its loss has no lower end.",
+                Evidence(
+                    f"The targets have a mean of {number(stats.mean)} and reach "
+                    f"{number(stats.abs_max or 0.0)} in size.",
+                    stats.abs_max,
+                    1.0,
+                ),
+                "Give it labels 0 and 1; for several classes use cross_entropy with their indices.",
+            )
+
+
+def _beyond(stats: Stats) -> float:
+    """Share of entries of size 2 or more."""
+    exponents = stats.exponents
+    if exponents is None:
+        return 1.0 if stats.rms > 2.0 else 0.0
+    return sum(n for k, n in enumerate(exponents.counts) if exponents.low + k >= 1) / max(stats.count, 1)
