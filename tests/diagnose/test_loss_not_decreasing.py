@@ -42,6 +42,8 @@ def test_a_loss_that_falls_is_not(level: npt.NDArray[np.float64], noise: float) 
 def test_a_loss_that_comes_down_to_guessing_and_no_further() -> None:
     made = run(200, Weight("2.weight"), HEAD, loss=lambda s: math.log(10) + 5.0 * math.exp(-s / 4))
     assert "which is what guessing costs (ln C = 2.3)" in only(made, RULE).message
+    early = run(40, Weight("2.weight"), HEAD, loss=lambda s: math.log(10) + 5.0 * math.exp(-s / 2))
+    assert only(early, RULE).severity is Severity.WARNING, "it need not last for long"
     other = run(200, Weight("2.weight"), HEAD, loss=lambda s: 2.0 + 5.0 * math.exp(-s / 4))
     assert alarms(other, RULE) == []
 

@@ -41,6 +41,23 @@ def test_what_passes_is_no_finding_and_what_does_no_harm_is_a_note() -> None:
     assert lasting.evidence[-1].text == "It is so from the first step seen to the last, 100."
 
 
+def test_a_loss_that_fell_from_a_bad_start_to_guessing_has_learned_nothing() -> None:
+    def dead(end: float) -> Severity:
+        made = run(
+            101,
+            Weight("0.weight"),
+            Output("0"),
+            Output("1", "ReLU", dead=0.95),
+            Output("2", shape=(64, 10)),
+            loss=lambda s: 300.0 if s < 3 else end,
+        )
+        return only(made, "EF202").severity
+
+    assert dead(math.log(10)) is Severity.WARNING
+    assert dead(0.5) is Severity.NOTE
+    assert only(_dying(lambda s: 1.0, end=0.2), "EF202").severity is Severity.ERROR, "nothing gets through"
+
+
 def _shrinking(layer: int) -> Output:
     """A gradient that loses two decades a layer from step 21 on."""
     return Output(str(layer), gradient=lambda s: 1e-3 * (0.01 if s > 20 else 1.0) ** (4 - layer))

@@ -3,7 +3,7 @@
 What is wrong at one step may have passed by the next, so a finding counts when it
 is there at the last two of the steps that are looked at. Where it was not there
 from the beginning, the step at which it began is found by halving. Training that
-does well in spite of it is not alarmed about.
+does well in spite of it is not alarmed about, unless nothing can get through at all (an error).
 """
 
 from __future__ import annotations
@@ -118,7 +118,8 @@ class _Check:
             if finding.symptom in (Symptom.DEAD_UNITS, Symptom.SATURATION):
                 causes = _blame_step(self.history, began, causes)
         severity = finding.severity
-        if finding.symptom in _HARMLESS_IF_LEARNING and severity.is_alarm and _has_learned(self.history):
+        harmless = finding.symptom in _HARMLESS_IF_LEARNING and severity is Severity.WARNING
+        if harmless and self.history.has_learned:
             severity = Severity.NOTE
             evidence.append(
                 Evidence("Training learns in spite of it: the loss has fallen by more than half.")
@@ -153,10 +154,3 @@ def _blame_step(history: History, began: int, causes: tuple[Cause, ...]) -> tupl
         return causes
     text = f"Before step {began} single updates were as large as {percent(largest)} of their weights."
     return (Cause(CauseName.LEARNING_RATE_TOO_HIGH, 1.0, text), *causes)
-
-
-def _has_learned(history: History) -> bool:
-    try:
-        return any(history.loss(role).learned for role in history.learners)
-    except CannotJudgeError:
-        return False

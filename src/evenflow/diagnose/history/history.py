@@ -17,6 +17,7 @@ import numpy as np
 
 from evenflow.diagnose.history.grid import COLUMNS, Floats, Grid, Integers, grids
 from evenflow.diagnose.history.loss import LossCurve
+from evenflow.diagnose.limits import GUESSING
 from evenflow.diagnose.modules import in_ops
 from evenflow.diagnose.rule import CannotJudgeError
 from evenflow.flow import Flow, Role, Row, Run, Series, Stats
@@ -154,6 +155,19 @@ class History:
 
     def _loss_name(self, role: str) -> str | None:
         return next((name for name in _loss_names(role) if name in self.run.scalars), None)
+
+    @cached_property
+    def has_learned(self) -> bool:
+        """Whether a loss that ought to fall fell by more than half, and below that of guessing."""
+        try:
+            curves = [self.loss(role) for role in self.learners[:1]]
+        except CannotJudgeError:
+            return False
+        guess = self.guess
+        guessing = (
+            (1.0 - GUESSING.value) * guess.loss if guess is not None and guess.classes > 1 else math.inf
+        )
+        return any(curve.learned and curve.end < guessing for curve in curves)
 
     @cached_property
     def is_adversarial(self) -> bool:

@@ -26,6 +26,11 @@ from evenflow.diagnose.text import number, percent
 if TYPE_CHECKING:
     from evenflow.diagnose.history import History, LossCurve
 
+GAINED = Threshold(
+    0.5,
+    "of its starting level to which the loss had fallen before it came back, which is EF603's business",
+    "the same number as there",
+)
 RISES = Threshold(
     1.5,
     "times its starting level above which the loss has run away, which is EF603's business",
@@ -52,7 +57,7 @@ class LossNotDecreasing(RunRule):
         CauseName.UNKNOWN,
     )
     thresholds = (
-        FLAT, CHANCE, UNSURE, GUESSING, PATIENCE, KNOWS_MORE, RISES,
+        FLAT, CHANCE, UNSURE, GUESSING, PATIENCE, KNOWS_MORE, GAINED, RISES,
         POLYAK, LEAP, LARGE_UPDATE, SMALL_UPDATE, OFF_SCALE,
     )  # fmt: skip
     page = Page(
@@ -94,7 +99,7 @@ fails the wiring is at fault, if it succeeds the data or the step size.""",
 
         for role in history.learners[:1]:  # roles that learn together share one loss
             curve = history.loss(role)
-            if len(curve) < PATIENCE.value or curve.first_unsound is not None:
+            if curve.first_unsound is not None:
                 continue
             if curve.end > RISES.value * curve.start or is_fine_tuning(history, role, curve):
                 continue
@@ -107,10 +112,12 @@ def _stuck(history: History, curve: LossCurve) -> str:
     """In which way the loss is stuck; empty if it is not."""
     by_chance = curve.fall < CHANCE.value * curve.error and curve.relative_fall < UNSURE.value
     flat = curve.relative_fall < FLAT.value or by_chance
-    if flat and abs(curve.best - curve.end) <= max(CHANCE.value * curve.error, FLAT.value * abs(curve.start)):
+    gained = curve.best < GAINED.value * curve.start
+    if flat and not gained and len(curve) >= PATIENCE.value:
         return f"The loss is where it started: {number(curve.start)} at first, {number(curve.end)} at last."
     guess = history.guess.loss if history.guess is not None and history.guess.classes > 1 else None
-    if guess is not None and abs(curve.end - guess) <= GUESSING.value * guess <= curve.start:
+    from_above = RISES.value if len(curve) < PATIENCE.value else 1.0 + GUESSING.value
+    if guess is not None and curve.start > from_above * guess and _near(curve.end, guess):
         return (
             f"The loss came down to {number(curve.end)} and no further, which is what guessing costs "
             f"(ln C = {number(guess)})."

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, final
 from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Severity, Symptom
 from evenflow.diagnose.glossary import remedies
 from evenflow.diagnose.limits import PERSISTENT
-from evenflow.diagnose.rule import CannotJudgeError, Page, RunRule, Threshold
+from evenflow.diagnose.rule import Page, RunRule, Threshold
 from evenflow.diagnose.text import count, number, percent
 from evenflow.flow import FORMATS, Role
 
@@ -115,7 +115,7 @@ def _finding(history: History, sizes: dict[str, float], judged: int, smallest: f
     return Finding(
         code=PrecisionUnderflow.code,
         symptom=Symptom.VANISHING_GRADIENT,
-        severity=Severity.WARNING if share >= MOST.value and not _learns(history) else Severity.NOTE,
+        severity=Severity.WARNING if share >= MOST.value and not history.has_learned else Severity.NOTE,
         site=name,
         message=f"{count(len(sizes), 'gradient')} of {judged} in float16 are rounded to zero or to noise.",
         causes=(cause,),
@@ -125,10 +125,3 @@ def _finding(history: History, sizes: dict[str, float], judged: int, smallest: f
         ),
         remedies=remedies((cause,)),
     )
-
-
-def _learns(history: History) -> bool:
-    try:
-        return any(history.loss(role).learned for role in history.learners)
-    except CannotJudgeError:
-        return False
