@@ -163,10 +163,9 @@ class History:
             curves = [self.loss(role) for role in self.learners[:1]]
         except CannotJudgeError:
             return False
-        guess = self.guess
-        guessing = (
-            (1.0 - GUESSING.value) * guess.loss if guess is not None and guess.classes > 1 else math.inf
-        )
+        guessing = math.inf
+        if self.guess is not None and self.guess.classes > 1:
+            guessing = (1.0 - GUESSING.value) * self.guess.loss
         return any(curve.learned and curve.end < guessing for curve in curves)
 
     @cached_property

@@ -77,10 +77,12 @@ steps of gradient descent diverge. Conversely no step u lowers the loss by more 
         detection="""\
 The median of the first losses is compared with the median of the last tenth, against
 noise that is estimated from differences of neighbours. It is flat if it fell by less
-than 2 % or by less than three standard errors, and it is guessing if it ends at ln C.
+than 2 %, or by less than three standard errors, over fifty steps or more; and it is
+guessing if it came down to ln C and stays there.
 A classifier that starts far below ln C, or a single output that starts below ln 2
 and moves by tiny steps, is being fine-tuned and is left alone, and so are adversarial
-games, where one loss rises as another falls. Suspects are then looked for in the step size and the data.""",
+games, where one loss rises as another falls. Suspects are then looked for in the step
+size and the data.""",
         remedies="""\
 Follow the cause. If none is named: overfit one batch of ten samples first. If that
 fails the wiring is at fault, if it succeeds the data or the step size.""",
@@ -123,6 +125,10 @@ def _stuck(history: History, curve: LossCurve) -> str:
             f"(ln C = {number(guess)})."
         )
     return ""
+
+
+def _near(loss: float, guess: float) -> bool:
+    return abs(loss - guess) <= GUESSING.value * guess
 
 
 def _finding(history: History, role: str, curve: LossCurve, said: str) -> Finding:
