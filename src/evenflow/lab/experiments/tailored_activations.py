@@ -50,8 +50,8 @@ class TailoredActivations(Experiment):
         width: Units per layer.
         batch: Inputs that are orthogonal to each other.
         seeds: Random nets for each activation.
-        steps: SGD steps of the nets that are trained.
-        rate: Learning rate times depth.
+        steps: Adam's steps with the nets that are trained.
+        rate: Adam's learning rate times depth: every layer moves, and the output by all of them.
         trained: Nets for each activation that are trained.
     """
 
@@ -62,14 +62,14 @@ class TailoredActivations(Experiment):
         "With ReLU it cannot: all inputs have become the same long before the end. With a leaky ReLU or a "
         "tanh that is tailored to the depth it can, within a few dozen steps."
     )
-    quick: ClassVar = {"depth": 200, "width": 64, "seeds": 12, "steps": 100, "trained": 4}
+    quick: ClassVar = {"depth": 150, "width": 64, "seeds": 20, "trained": 3}
 
     depth: int = 1000
     width: int = 128
     batch: int = 16
-    seeds: int = 12
-    steps: int = 80
-    rate: float = 0.3
+    seeds: int = 10
+    steps: int = 60
+    rate: float = 0.05
     trained: int = 3
 
     def run(self, track: Track = silently) -> Outcome:
@@ -85,6 +85,9 @@ class TailoredActivations(Experiment):
             layers = tuple(range(1, self.depth + 1))
             alike += beside(name, layers, [c for c, _ in samples], self._correlations(name))
             gradient.append(over_seeds(name, layers, [levels for _, levels in samples]))
+            if name != "ReLU":
+                line = tuple(self._gain(name) * (self.depth - layer) / (self.depth - 1) for layer in layers)
+                gradient.append(Curve(name, layers, line, Origin.EXPECTED))
             losses.append(over_seeds(name, range(1, self.steps + 1), [history for history, _ in runs]))
         blind = Digits().baseline
         losses.append(Curve("blind guess", (1, self.steps), (blind, blind), Origin.EXPECTED))
@@ -111,7 +114,7 @@ class TailoredActivations(Experiment):
             )
         ]
         if name != "ReLU":
-            gain = 0.5 * math.log10(GROWTH) if "DKS" in name else 0.0
+            gain = self._gain(name)
             found.append(
                 Comparison(
                     f"{name}: log10 ‖δ₁‖/‖δ_L‖",
@@ -126,6 +129,10 @@ class TailoredActivations(Experiment):
         )
         found.append(Comparison(f"{name}: loss on fresh digits after {self.steps} steps", bound, tuple(ends)))
         return found
+
+    def _gain(self, name: str) -> float:
+        """log10 ‖δ₁‖/‖δ_L‖ of the tailored activations."""
+        return 0.5 * math.log10(GROWTH) if "DKS" in name else 0.0
 
     def _net(self, name: str, inputs: int, outputs: int, seed: int) -> DeepNet:
         with seeded(seed):
@@ -170,7 +177,10 @@ class TailoredActivations(Experiment):
         """The loss at every step, and on fresh digits afterwards."""
         net = self._net(name, 64, 10, seed)
         history = [
-            loss for loss, _ in train(net, Digits(), self.steps, rate=self.rate / self.depth, seed=seed)
+            loss
+            for loss, _ in train(
+                net, Digits(), self.steps, rate=self.rate / self.depth, optimizer_name="adam", seed=seed
+            )
         ]
         history += [math.inf] * (self.steps - len(history))
         return history, fresh_loss(net, Digits())
