@@ -35,14 +35,14 @@ FLOORS = {
     "watch": 2,
     "diagnose": 2,
     "surgery": 2,
-    "fix": 3,
     "lab": 3,
     "report": 3,
     "check": 4,
     "integrations": 4,
-    "cli": 5,
+    "fix": 5,
     "testing": 5,
-    "__main__": 6,
+    "cli": 6,
+    "__main__": 7,
 }
 WITHOUT_TORCH = ("flow", "theory", "store", "diagnose", "report")
 

@@ -5,6 +5,7 @@
     flow = ef.predict(build, inputs, loss)   # from the model alone: nothing is run
     flow = ef.measure(model, inputs, loss)   # one real batch, as a table
     report = ef.check(model, inputs, loss)   # the table, and what is wrong with it
+    outcome = ef.fix(program)                # the smallest change that was tried and works
 
 The verbs are loaded on first use, so that ``import evenflow`` costs nothing.
 """
@@ -19,8 +20,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from evenflow.check import Report, check
     from evenflow.diagnose import diagnose, explain
+    from evenflow.fix import Outcome, fix
     from evenflow.flow import Flow
     from evenflow.measure import measure
+    from evenflow.parallel import Workers
     from evenflow.predict import Described, predict
     from evenflow.program import Program
     from evenflow.store import open_run
@@ -32,12 +35,15 @@ __version__ = "0.1.0"
 _HOME = {
     "Described": "evenflow.predict",
     "Flow": "evenflow.flow",
+    "Outcome": "evenflow.fix",
     "Program": "evenflow.program",
     "Report": "evenflow.check",
     "apply": "evenflow.surgery",
+    "Workers": "evenflow.parallel",
     "check": "evenflow.check",
     "diagnose": "evenflow.diagnose",
     "explain": "evenflow.diagnose",
+    "fix": "evenflow.fix",
     "measure": "evenflow.measure",
     "open_run": "evenflow.store",
     "predict": "evenflow.predict",
@@ -47,13 +53,16 @@ _HOME = {
 __all__ = [
     "Described",
     "Flow",
+    "Outcome",
     "Program",
     "Report",
+    "Workers",
     "__version__",
     "apply",
     "check",
     "diagnose",
     "explain",
+    "fix",
     "measure",
     "open_run",
     "predict",

@@ -1,0 +1,40 @@
+"""Inputs and targets of mean 0 and size 1, which every initialisation takes for granted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar, final
+
+from evenflow.diagnose import CauseName, Symptom
+from evenflow.fix.remedy import Case, Remedy
+from evenflow.surgery import Patch, StandardiseInput, StandardiseTarget
+
+
+@final
+class Standardise(Remedy):
+    """Inputs, targets or both, inside the model."""
+
+    name = "standardise"
+    causes: ClassVar = {CauseName.UNSCALED_INPUT: 1.0, CauseName.UNSCALED_TARGET: 1.0}
+    symptoms: ClassVar = {Symptom.EXPLODING_GRADIENT: 0.5, Symptom.NON_FINITE: 0.5, Symptom.DEAD_UNITS: 0.5}
+    reference = "LeCun et al., Efficient BackProp, 1998, section 4.3"
+    unless = "Inputs are whole numbers, such as token ids, or have mean 0 and size 1 already."
+
+    def patches(self, case: Case) -> Iterator[Patch]:
+        """See :class:`Remedy`."""
+        if case.pair is None:
+            return
+        inputs, targets = case.pair
+        found = []
+        if inputs.is_floating_point() and CauseName.UNSCALED_TARGET not in set(case.causes) - {
+            CauseName.UNSCALED_INPUT
+        }:
+            dimension = None if inputs.dim() < 2 else 1 if inputs.dim() > 3 else -1
+            found.append(StandardiseInput.of(inputs, dimension))
+            yield Patch([found[-1]])
+            yield Patch([StandardiseInput.of(inputs)])
+        if targets.is_floating_point() and float(targets.std()) > 0:
+            found.append(StandardiseTarget.of(targets))  # type: ignore[arg-type]
+            yield Patch([found[-1]])
+        if inputs.is_floating_point():
+            yield Patch([StandardiseInput.of(inputs), *found[1:]])

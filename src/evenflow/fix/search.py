@@ -1,0 +1,297 @@
+"""The search: screen, race, duel, and combinations only where single patches fail.
+
+*Race.* All candidates train for a few steps from one seed; those that break or do
+worse than the program itself go, and so does the worse half of the rest. The
+survivors train for twice as many steps, and so on (successive halving).
+*Duel.* The last few train beside the unpatched program from several seeds, with
+the same weights where the patch leaves them and the same batches.
+
+References:
+    K. Jamieson & A. Talwalkar, "Non-stochastic best arm identification and
+    hyperparameter optimization", AISTATS 2016 (successive halving).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+
+from evenflow.check import Report, check
+from evenflow.errors import EvenflowError
+from evenflow.fix.course import Course, train
+from evenflow.fix.outcome import Outcome, Refuted, Tried, Verdict
+from evenflow.fix.remedy import Case, remedies
+from evenflow.fix.screen import screen
+from evenflow.lab.verdict import number
+from evenflow.parallel import Workers
+from evenflow.program import Program
+from evenflow.surgery import Patch
+
+SHARE = 0.1
+"""Of the program's own training: length of the longest trial."""
+SHORTEST = 20
+"""Steps of a trial at least: a loss of single batches says less than that."""
+RUNGS = (0.25, 0.5)
+"""Lengths of the race's rounds, as shares of the longest trial."""
+FINALISTS = 5
+"""Patches that duel."""
+SAME = 2
+"""Patches of one remedy that go on from a round."""
+CANDIDATES = 24
+"""Patches that race, the most promising ones."""
+PAIRED = 6
+"""Patches that are combined with each other, if none alone is confirmed."""
+
+
+class Track(Protocol):
+    """Passes items through and shows how far they got, under a title."""
+
+    def __call__(self, title: str, items: Iterable[Any], total: int) -> Iterable[Any]:
+        """The same items."""
+
+
+def _silently(title: str, items: Iterable[Any], total: int) -> Iterable[Any]:
+    return items
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A patch to try, where it comes from, and how promising it is."""
+
+    patch: Patch
+    remedy: str
+    reason: str
+    promise: float
+
+
+def fix(
+    program: Program,
+    *,
+    report: Report | None = None,
+    seeds: Sequence[int] = (0, 1, 2),
+    steps: int | None = None,
+    workers: Workers | None = None,
+    track: Track = _silently,
+) -> Outcome:
+    """Find the smallest change that makes a program train better, and prove it.
+
+    Args:
+        program: What is ill; a healthy one is left alone.
+        report: Its check, if it was made before; else it is made now.
+        seeds: Of the paired trials; at least two, or no effect has an interval.
+        steps: Length of the longest trial; a tenth of the program's training by default.
+        workers: Who trains; this process by default. Other processes must be able to
+            pickle the program, which cloudpickle does for most closures.
+        track: Is told how far the search is.
+
+    Returns:
+        Confirmed patches, best first, and everything that was tried. After Ctrl-C
+        what was found until then.
+
+    Raises:
+        ProgramError: The program's parts do not fit.
+        ModelError: Its model raised.
+        LossError: Its loss is no scalar, or has no gradient.
+        EvenflowError: The workers are threads.
+    """
+    workers = workers or Workers()
+    if workers.backend == "threading" and workers.jobs != 1:
+        raise EvenflowError(
+            "Trials cannot run in threads, which share PyTorch's random numbers. Take the backend loky."
+        )
+    report = check(program) if report is None else report
+    if report.healthy:
+        return Outcome(report)
+    search = _Search(program, report, tuple(seeds), steps, workers, track)
+    try:
+        search.run()
+    except KeyboardInterrupt:
+        return search.outcome(interrupted=True)
+    return search.outcome()
+
+
+class _Search:
+    """One search; what it found so far is in its attributes."""
+
+    def __init__(
+        self,
+        program: Program,
+        report: Report,
+        seeds: tuple[int, ...],
+        steps: int | None,
+        workers: Workers,
+        track: Track,
+    ) -> None:
+        with torch.random.fork_rng(devices=[]):
+            self.case = Case(program, report, program.start(seeds[0]))
+        self.seeds, self.workers, self.track = seeds, workers, track
+        self.steps = max(SHORTEST, round(SHARE * program.steps)) if steps is None else steps
+        self.trials: list[Tried] = []
+        self.refuted: list[Refuted] = []
+        self.advice: list[str] = []
+        self._courses: dict[tuple[str, int, int], Course] = {}
+
+    def run(self) -> None:
+        """All of it."""
+        self._try(self._screened(self._candidates()))
+        if not self._confirmed():
+            self._try(self._screened(self._combined()))
+
+    def outcome(self, *, interrupted: bool = False) -> Outcome:
+        """What is known by now."""
+        return Outcome(
+            self.case.report,
+            tuple(_ranked(self._confirmed())),
+            tuple(self.trials),
+            tuple(self.refuted),
+            tuple(dict.fromkeys(self.advice)),
+            interrupted,
+        )
+
+    def _confirmed(self) -> list[Tried]:
+        return [trial for trial in self.trials if trial.verdict is Verdict.CONFIRMED]
+
+    # Candidates
+
+    def _candidates(self) -> list[Candidate]:
+        found: dict[str, Candidate] = {}
+        for remedy in remedies():
+            promise = remedy.promise(self.case)
+            if promise <= 0:
+                continue
+            for rank, patch in enumerate(remedy.patches(self.case)):
+                if not patch.touches:
+                    self.advice.append(patch.describe())
+                    continue
+                one = Candidate(patch, remedy.name, remedy.reason(self.case), promise * 0.9**rank)
+                known = found.setdefault(patch.to_json(), one)
+                if known.promise < one.promise:
+                    found[patch.to_json()] = one
+        return sorted(found.values(), key=lambda one: (-one.promise, one.patch.size))[:CANDIDATES]
+
+    def _combined(self) -> list[Candidate]:
+        """Pairs of what came out best on its own, of different remedies."""
+        best = sorted(
+            self.trials, key=lambda trial: -trial.effect if math.isfinite(trial.effect) else math.inf
+        )
+        return [
+            Candidate(a.patch + b.patch, f"{a.remedy} and {b.remedy}", f"{a.reason}; {b.reason}", 1.0)
+            for a, b in itertools.combinations(best[:PAIRED], 2)
+            if a.remedy != b.remedy
+        ]
+
+    def _screened(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        left = []
+        for one in self.track("screening", candidates, len(candidates)):
+            why = screen(self.case, one.patch)
+            if why is None:
+                left.append(one)
+            else:
+                self.refuted.append(Refuted(one.patch, one.remedy, why))
+        return left
+
+    # Trials
+
+    def _try(self, candidates: list[Candidate]) -> None:
+        for share in RUNGS:
+            if len(candidates) > FINALISTS:
+                candidates = self._raced(candidates, max(SHORTEST // 2, round(share * self.steps)))
+        self._duel(candidates[:FINALISTS])
+
+    def _raced(self, candidates: list[Candidate], steps: int) -> list[Candidate]:
+        """The better half after so many steps; what breaks is refuted."""
+        jobs = [(None, self.seeds[0], steps), *((one.patch, self.seeds[0], steps) for one in candidates)]
+        baseline, *courses = self._trained(jobs, f"race, {steps} steps")
+        left = []
+        for one, course in zip(candidates, courses, strict=True):
+            if course.broken:
+                why = f"Its loss is NaN or infinite after {len(course.losses)} steps."
+                self.refuted.append(Refuted(one.patch, one.remedy, why))
+            else:
+                left.append((course.score(other_loss=_other_loss(one.patch)), course.fallen, one))
+        left.sort(key=lambda entry: (entry[0], entry[1]), reverse=True)
+        keep = max(FINALISTS, math.ceil(len(left) / 2))
+        kept: list[Candidate] = []
+        found = Counter[str]()
+        for score, _, one in left:
+            # The last places go to other remedies, for the best of one kind may be too much of a change.
+            if len(kept) < keep and found[one.remedy] < SAME:
+                kept.append(one)
+                found[one.remedy] += 1
+                continue
+            before = baseline.score(other_loss=_other_loss(one.patch))
+            why = (
+                f"After {steps} steps: {number(score)}, {number(before)} without it; {keep} others do better."
+            )
+            self.refuted.append(Refuted(one.patch, one.remedy, why))
+        return kept
+
+    def _duel(self, finalists: Sequence[Candidate]) -> None:
+        jobs = [
+            (patch, seed, self.steps)
+            for patch in (None, *(one.patch for one in finalists))
+            for seed in self.seeds
+        ]
+        courses = self._trained(jobs, f"trials, {self.steps} steps")
+        count = len(self.seeds)
+        baseline = courses[:count]
+        for position, one in enumerate(finalists, start=1):
+            own = courses[position * count : (position + 1) * count]
+            other = _other_loss(one.patch)
+            self.trials.append(
+                Tried(
+                    one.patch,
+                    one.remedy,
+                    one.reason,
+                    self.steps,
+                    tuple(course.score(other_loss=other) for course in baseline),
+                    tuple(course.score(other_loss=other) for course in own),
+                    math.fsum(course.seconds for course in own) / count,
+                )
+            )
+
+    def _trained(self, jobs: Sequence[tuple[Patch | None, int, int]], title: str) -> list[Course]:
+        """A course for each (patch, seed, steps); those of before are not trained again."""
+        keys = [("" if patch is None else patch.to_json(), seed, steps) for patch, seed, steps in jobs]
+        todo = [
+            (key, job) for key, job in dict(zip(keys, jobs, strict=True)).items() if key not in self._courses
+        ]
+        results = self.workers.map(partial(_course, self.case.program), [job for _, job in todo])
+        for (key, _), course in zip(todo, self.track(title, results, len(todo)), strict=True):
+            self._courses[key] = course
+        return [self._courses[key] for key in keys]
+
+
+def _course(program: Program, job: tuple[Patch | None, int, int]) -> Course:
+    patch, seed, steps = job
+    try:
+        return train(program if patch is None else patch.program(program), steps, seed)
+    except Exception:  # a patched program that raises in the middle of training is one that broke
+        if patch is None:
+            raise
+        return Course((), None, 0.0)
+
+
+def _other_loss(patch: Patch) -> bool:
+    return "loss" in patch.touches
+
+
+def _ranked(confirmed: Sequence[Tried]) -> list[Tried]:
+    """The smallest first among those whose interval reaches that of the best; then by effect."""
+    if not confirmed:
+        return []
+    best = max(confirmed, key=lambda trial: trial.effect)
+    low = best.interval[0] if best.interval is not None else best.effect
+    as_good = [trial for trial in confirmed if trial.interval is not None and trial.interval[1] >= low]
+    rest = [trial for trial in confirmed if trial not in as_good]
+    return [
+        *sorted(as_good, key=lambda trial: (trial.patch.size, -trial.effect)),
+        *sorted(rest, key=lambda trial: -trial.effect),
+    ]
