@@ -199,7 +199,7 @@ def _house(folder: Path, **files: str) -> list[Import]:
     ("text", "said"),
     [
         ("from evenflow.measure import measure", "flow (0) imports measure (2)"),
-        ("import evenflow.cli.check", "flow (0) imports cli (5)"),
+        ("import evenflow.cli.check", "flow (0) imports cli (6)"),
         ("from evenflow import measure", "flow (0) imports measure (2)"),
         ("from .. import measure", "flow (0) imports measure (2)"),
         ("from ..measure.deep import x", "flow (0) imports measure (2)"),
