@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from evenflow.watch.errors import WatchError
 from evenflow.watch.governor import Budget
@@ -19,9 +20,22 @@ Optimizers: TypeAlias = (
 
 
 def models_by_role(model: Models) -> dict[str, nn.Module]:
-    """Role → model; a single model has the empty role. For a compiled one stands what was compiled."""
+    """Role → model; a single model has the empty role.
+
+    For a compiled one stands what was compiled, and for ``DistributedDataParallel`` what it wraps,
+    so that parts have the same names in every training.
+    """
     models = model if isinstance(model, Mapping) else {"": model}
-    return {role: getattr(one, "_orig_mod", one) for role, one in models.items()}
+    return {role: _unwrapped(one) for role, one in models.items()}
+
+
+def _unwrapped(model: Any) -> Any:
+    while True:
+        inner = getattr(model, "_orig_mod", model)
+        inner = inner.module if isinstance(inner, DistributedDataParallel) else inner
+        if inner is model:
+            return model
+        model = inner
 
 
 def optimizers_by_name(optimizer: Optimizers) -> dict[str, torch.optim.Optimizer]:

@@ -18,6 +18,7 @@ def facts(
     optimizers: Mapping[str, torch.optim.Optimizer],
     budget: Budget,
     config: Mapping[str, Any],
+    ranks: int = 1,
 ) -> dict[str, Any]:
     """The facts on a run, as JSON holds them."""
     return {
@@ -30,6 +31,7 @@ def facts(
         "parameters": sum(p.numel() for model in models.values() for p in model.parameters()),
         "optimizer": {name: _settings(one) for name, one in optimizers.items()},
         "budget": str(budget) if isinstance(budget, Allowance) else budget,
+        "ranks": ranks,
         "config": dict(config),
     }
 

@@ -19,6 +19,7 @@ calling into it costs, which no clock inside can see (:data:`CALL_SECONDS`).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TypeAlias, final
 
@@ -28,6 +29,8 @@ CALL_SECONDS = 2e-6
 _MEMORY = 0.2
 """Weight of the latest step in the running means of what samples and figures cost."""
 
+_NEVER = 1e9
+"""Steps that stand for never."""
 _FORGIVING = 0.99
 """What is left after each step of the memory that figures cost too much. Figures of ``r`` times the budget
 come back after 100·ln(1 + (r − 1)/5) steps, which is more than ``r`` up to r = 450."""
@@ -118,7 +121,7 @@ class Governor:
         self._sample_cost = 0.0
         self._figures_cost = 0.0
         self._steps = self._sampled = self._figures = 0
-        self._seconds = self._training = 0.0
+        self._seconds = self._training = self._allowed = 0.0
         self.sampling = True
         self.figures = True
 
@@ -152,6 +155,7 @@ class Governor:
         bare = max((seconds or 0.0) - own, 0.0)
         allowed = self._budget.per_step if isinstance(self._budget, Allowance) else self._budget * bare
         self._credit += allowed - own - apart
+        self._allowed = allowed
         if self.sampling:
             self._sample_cost += (own - self._sample_cost) * (1.0 if self._sampled <= 2 else _MEMORY)
         elif self.figures:
@@ -162,6 +166,18 @@ class Governor:
             self._credit = min(self._credit, self._sample_cost)
         self.sampling = self._credit >= 0.0
         self.figures = self.sampling or self._figures_cost <= allowed
+
+    def wait(self) -> int:
+        """In how many steps nothing will be owed, at the pace of the latest one."""
+        earned = self._allowed - (self._figures_cost if self.figures else 0.0)
+        if self._credit >= 0.0 or self._budget is None:
+            return 0
+        return math.ceil(min(-self._credit / earned, _NEVER)) if earned > 0.0 else int(_NEVER)
+
+    def decide(self, *, sampling: bool) -> None:
+        """Have the next step sampled or not, whatever is owed: ranks take samples together."""
+        self.sampling = sampling
+        self.figures = self.figures or sampling
 
     @property
     def cost(self) -> Cost:

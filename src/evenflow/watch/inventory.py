@@ -7,6 +7,8 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor, nn
 
+from evenflow.watch.ranks.placement import class_name
+
 
 class Owned(NamedTuple):
     """A parameter: its full name in the model, and the class of the module that owns it."""
@@ -47,7 +49,7 @@ class Inventory:
                 if parameter is not None and id(parameter) not in known:
                     known.add(id(parameter))
                     full = f"{path}.{name}" if path else name
-                    self.parameters.append(Owned(full, parameter, type(module).__name__))
+                    self.parameters.append(Owned(full, parameter, class_name(module)))
 
 
 def _contents(module: nn.Module) -> tuple[int, ...]:

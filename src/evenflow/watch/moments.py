@@ -97,6 +97,11 @@ class Page:
         if self._elsewhere:
             self._elsewhere.pop(row, None)
 
+    def put_nothing(self, row: int) -> None:
+        """Write that the moments of a tensor are not known: NaN throughout."""
+        self._rows(row)[:] = math.nan
+        self._elsewhere.pop(row, None)
+
     def put_all(self, first: int, tensors: Sequence[Tensor]) -> None:
         """Write the moments of several tensors into rows from ``first`` on."""
         compiled = self._compiled

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from evenflow.watch.moments import Page, Rows
+from evenflow.watch.moments import Page, Rows, is_plain
+from evenflow.watch.ranks.placement import class_name, local, piece_of
 from evenflow.watch.units import Share, dead_share, saturated_share
 
 _MOST_OUTPUTS = 1 << 16
@@ -101,16 +102,17 @@ class Pass:
     def add(self, output: Output, module: nn.Module, tensor: Tensor) -> int:
         """Record an output; gives its position."""
         order = len(self.outputs)
-        self.dead.append(dead_share(module, tensor, channels_first=self._channels_first(output)))
-        self.saturated.append(saturated_share(module, tensor))
+        held = local(tensor)
+        self.dead.append(dead_share(module, held, channels_first=self._channels_first(output)))
+        self.saturated.append(saturated_share(module, held))
         self.outputs.append(output)
         self.has_gradient.append(0)
-        self.page.put(2 * order, tensor)
+        _put(self.page, 2 * order, tensor)
         return order
 
     def add_gradient(self, order: int, gradient: Tensor, turn: int) -> None:
         """Record the gradient that came to an output."""
-        self.page.put(2 * order + 1, gradient)
+        _put(self.page, 2 * order + 1, gradient)
         self.has_gradient[order] = 1
         self.reached = turn
 
@@ -157,7 +159,7 @@ class Catalogue:
                 and len(known.output_of) == 1
             ):
                 return known
-        return self._made((call, type(module).__name__, order, tuple(shape), dtype, inputs, (call,)))
+        return self._made((call, class_name(module), order, tuple(shape), dtype, inputs, (call,)))
 
     def returned_again(self, output: Output, call: Call) -> Output:
         """The description of the same tensor, which another call has returned too."""
@@ -173,3 +175,11 @@ class Catalogue:
         if key not in self._known:
             self._known[key] = Output(*key)
         return self._known[key]
+
+
+def _put(page: Page, row: int, tensor: Tensor) -> None:
+    """Write the moments of what this rank holds; a sum over ranks that nobody has taken yet has none."""
+    if is_plain(tensor) or piece_of(tensor).addends == 1:
+        page.put(row, local(tensor))
+    else:
+        page.put_nothing(row)

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor
@@ -31,12 +31,22 @@ from torch.utils.hooks import RemovableHandle
 from evenflow.watch.inventory import Inventory, Owned
 from evenflow.watch.moments import Page, Rows
 from evenflow.watch.norms import joint_norm, norms, sums
+from evenflow.watch.ranks.local_gradients import LocalGradients
+from evenflow.watch.ranks.placement import WHOLE, Piece, local, piece_of, rank_and_size
 
 SECOND_MOMENTS = ("exp_avg_sq", "square_avg", "sum")
 """Under which names optimizers keep a running mean (Adagrad: sum) of squared gradients: Adam and its
 relatives; RMSprop and Adadelta; Adagrad."""
 
 _SHORT = (torch.float16, torch.bfloat16)
+
+
+class Addends(NamedTuple):
+    """What a rank holds of a gradient that is a sum over ranks: which piece, before clipping, after it."""
+
+    piece: Piece
+    before: Tensor
+    after: Tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,6 +59,7 @@ class ParameterPlace:
         dtype: Its format.
         module_type: Class of the module that owns it.
         trainable: Whether gradients are asked of it.
+        piece: Which piece of it this rank holds.
     """
 
     name: str
@@ -56,6 +67,7 @@ class ParameterPlace:
     dtype: torch.dtype
     module_type: str
     trainable: bool
+    piece: Piece = WHOLE
 
 
 @dataclass(slots=True, eq=False)
@@ -77,6 +89,8 @@ class ParameterSample:
         second_moments: Sums over what the optimizer keeps of squared gradients.
         lost: Number of a parameter → share of entries with a gradient that the step left as
             they were; of short formats only, in which updates are lost to rounding.
+        addends: Number of a parameter → what this rank holds of a gradient that is the sum of what
+            several ranks hold, and has no moments yet: before clipping, and as the optimizer got it.
     """
 
     places: tuple[ParameterPlace, ...]
@@ -90,10 +104,17 @@ class ParameterSample:
     second_rows: list[int] = field(default_factory=list)
     second_moments: Tensor | None = None
     lost: dict[int, Tensor] = field(default_factory=dict)
+    addends: dict[int, Addends] = field(default_factory=dict)
 
     def structure(self) -> tuple[object, ...]:
         """Equal where two samples differ by numbers only."""
-        return self.places, tuple(self.weight_rows), tuple(self.change_rows), tuple(self.gradient_rows)
+        return (
+            self.places,
+            tuple(self.weight_rows),
+            tuple(self.change_rows),
+            tuple(self.gradient_rows),
+            tuple((index, one.piece) for index, one in self.addends.items()),
+        )
 
     def moments(self) -> tuple[Rows, Rows]:
         """The rows of both pages, of weights and of gradients."""
@@ -129,7 +150,6 @@ class ParameterProbe:
         self._handles: list[RemovableHandle] = []
         self._complete = timed(self._accumulated)
         self._asked = False
-        self._read_early = True
         self._gradients = Page()
         self._gradient_rows: dict[int, int] = {}
         self._versions: dict[int, tuple[int, int]] = {}
@@ -137,6 +157,11 @@ class ParameterProbe:
         self._places: dict[tuple[str, str], ParameterPlace] = {}
         self._sample: ParameterSample | None = None
         self._sampled: list[Tensor] = []
+        self._names: dict[int, str] = {}
+        self._addends: dict[int, Tensor] = {}
+        self._on_ranks = False
+        self.before_reduction: LocalGradients | None = None
+        """Looks at what this rank alone contributes; None on a single rank."""
         self.frozen_gradients = False
         """Whether the gradients seen last are to be kept, whatever further backward passes bring."""
 
@@ -147,16 +172,20 @@ class ParameterProbe:
 
     def attach(self) -> None:
         """Listen for gradients that are complete, and for the end of backward passes."""
-        self._read_early = not (torch.distributed.is_available() and torch.distributed.is_initialized())
+        self._on_ranks = rank_and_size()[1] > 1
         for parameter in self.tensors:
             if parameter.requires_grad and parameter.is_leaf:
                 self._handles.append(parameter.register_post_accumulate_grad_hook(self._complete))
+        if self.before_reduction is not None:
+            self.before_reduction.attach(self._models, {id(parameter) for parameter in self.tensors})
 
     def detach(self) -> None:
         """Take the hooks off."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        if self.before_reduction is not None:
+            self.before_reduction.detach()
         self._forget_gradients()
         self._asked = False
 
@@ -168,13 +197,28 @@ class ParameterProbe:
 
     def joint_norm(self) -> tuple[Tensor | None, Tensor | None]:
         """As :meth:`norms`, and the norm of all gradients together; None if there are none."""
-        gradients = [p.grad for p in self.tensors if p.grad is not None]
+        gradients = [local(p.grad) for p in self.tensors if p.grad is not None]
         return joint_norm(gradients) if gradients else (None, None)
 
     def norms(self) -> Tensor | None:
         """Norms of the gradients of :attr:`tensors` that have one, in order; None if there are none."""
-        gradients = [p.grad for p in self.tensors if p.grad is not None]
+        gradients = [local(p.grad) for p in self.tensors if p.grad is not None]
         return norms(gradients) if gradients else None
+
+    def holds_addends(self) -> bool:
+        """Whether a gradient is a sum over ranks that nobody has taken yet, so that it has no norm."""
+        return any(piece_of(p.grad).addends > 1 for p in self.tensors if p.grad is not None)
+
+    def with_gradient(self) -> tuple[str, ...]:
+        """Names of the parameters that :meth:`norms` is about."""
+        moved = [id(p) for p in self.tensors if p.grad is not None]
+        if not self._names.keys() >= set(moved):
+            self._names = {
+                id(one.parameter): f"{prefix}.{one.name}" if prefix else one.name
+                for prefix, inventory in self._models.items()
+                for one in inventory.parameters
+            }
+        return tuple(self._names.get(key, "") for key in moved)
 
     def before_step(self, norms: Tensor | None, *, closure: bool) -> ParameterSample:
         """Look at weights and gradients as they are in front of the optimizer.
@@ -204,6 +248,7 @@ class ParameterProbe:
             for index, parameter in enumerate(parameters):
                 if parameter.grad is not None:
                     sample.gradient_rows[index] = self._gradient_row(parameter, parameter.grad)
+                    self._take_addends(sample, index, parameter)
         self._take_weights(sample, parameters, moved)
         self._sample, self._sampled = sample, parameters
         return sample
@@ -248,10 +293,13 @@ class ParameterProbe:
             or known.dtype is not parameter.dtype
             or known.trainable != parameter.requires_grad
             or known.module_type != owned.module_type
+            or known.piece != piece_of(parameter)
         ):
             name = f"{prefix}.{owned.name}" if prefix else owned.name
             shape = tuple(parameter.shape)
-            known = ParameterPlace(name, shape, parameter.dtype, owned.module_type, parameter.requires_grad)
+            known = ParameterPlace(
+                name, shape, parameter.dtype, owned.module_type, parameter.requires_grad, piece_of(parameter)
+            )
             self._places[prefix, owned.name] = known
         return known
 
@@ -269,15 +317,24 @@ class ParameterProbe:
         for row, index in enumerate(order):
             sample.weight_rows[index] = row
         moving = [parameters[index] for index in order if id(parameters[index]) in moved]
-        for parameter in moving:
+        held = [local(parameter) for parameter in moving]
+        for parameter, now in zip(moving, held, strict=True):
             old = self._weights.get(id(parameter))
-            if old is None or old.shape != parameter.shape or old.dtype != parameter.dtype:
-                self._weights[id(parameter)] = torch.empty_like(parameter, requires_grad=False)
+            if old is None or old.shape != now.shape or old.dtype != now.dtype:
+                self._weights[id(parameter)] = torch.empty_like(now, requires_grad=False)
         if len(self._weights) > len(moving):
             known = {id(parameter) for parameter in moving}
             self._weights = {key: old for key, old in self._weights.items() if key in known}
-        sample.weights.put_copying(0, moving, [self._weights[id(parameter)] for parameter in moving])
-        sample.weights.put_all(len(moving), [parameters[index] for index in order[len(moving) :]])
+        sample.weights.put_copying(0, held, [self._weights[id(parameter)] for parameter in moving])
+        sample.weights.put_all(len(moving), [local(parameters[index]) for index in order[len(moving) :]])
+
+    def _take_addends(self, sample: ParameterSample, index: int, parameter: Tensor) -> None:
+        """Keep what has no moments before the ranks' parts are added up."""
+        gradient = parameter.grad
+        piece = WHOLE if gradient is None else piece_of(gradient)
+        if gradient is not None and piece.addends > 1:
+            after = local(gradient).clone()
+            sample.addends[index] = Addends(piece, self._addends.get(id(parameter), after), after)
 
     def _take_changes(self, sample: ParameterSample, parameters: list[Tensor]) -> None:
         changed = [
@@ -288,13 +345,13 @@ class ParameterProbe:
         first = len(parameters)
         for row, index in enumerate(changed, first):
             sample.change_rows[index] = row
-        new = [parameters[index] for index in changed]
-        old = [self._weights[id(parameter)] for parameter in new]
+        new = [local(parameters[index]) for index in changed]
+        old = [self._weights[id(parameters[index])] for index in changed]
         sample.weights.put_changes(first, old, new)
         for index, change in zip(changed, old, strict=True):
             gradient = parameters[index].grad
             if change.dtype in _SHORT and gradient is not None:
-                sample.lost[index] = ((change == 0) & (gradient != 0)).float().mean()
+                sample.lost[index] = ((change == 0) & (local(gradient) != 0)).float().mean()
 
     def _take_second_moments(self, sample: ParameterSample, parameters: list[Tensor]) -> None:
         states = self.optimizer.state
@@ -305,12 +362,13 @@ class ParameterProbe:
             kept = next((state[name] for name in SECOND_MOMENTS if name in state), None)
             if isinstance(kept, Tensor) and kept.shape == parameter.shape:
                 sample.second_rows[index] = len(found)
-                found.append(kept)
+                found.append(local(kept))
         if found:
             sample.second_moments = sums(found)
 
     def _forget_gradients(self) -> None:
         self._gradients, self._gradient_rows, self._versions = Page(), {}, {}
+        self._addends = {}
 
     def _accumulated(self, parameter: Tensor) -> None:
         """A gradient is complete: read it as long as it is in the cache."""
@@ -319,18 +377,30 @@ class ParameterProbe:
             engine: Any = torch.autograd.Variable._execution_engine
             engine.queue_callback(self._timed(self._backward_ended))
         gradient = parameter.grad
-        if self._read_early and gradient is not None and gradient.is_cpu and not self.frozen_gradients:
+        if self._on_ranks or self.frozen_gradients:  # it is still to be reduced
+            return
+        if gradient is not None and gradient.is_cpu:
             self._read(parameter, gradient)
 
     def _backward_ended(self) -> None:
+        """The backward pass is over, and on several ranks the reduction, which asked to be called later."""
+        if self._on_ranks and self._asked:
+            self._asked = False
+            engine: Any = torch.autograd.Variable._execution_engine
+            engine.queue_callback(self._timed(self._backward_ended))
+            return
         self._asked = False
         if not self._handles or self.frozen_gradients:
             return
+        if self._on_ranks:
+            self._gradient_rows, self._versions, self._addends = {}, {}, {}
         unread = [
-            (parameter, parameter.grad)
+            (parameter, local(parameter.grad))
             for parameter in self.tensors
             if parameter.grad is not None and self._versions.get(id(parameter)) != _version(parameter.grad)
         ]
+        if self._on_ranks:
+            self._keep_addends()
         if self._gradient_rows:
             for parameter, gradient in unread:
                 self._read(parameter, gradient)
@@ -340,9 +410,15 @@ class ParameterProbe:
             self._gradient_rows = {id(parameter): row for row, (parameter, _) in enumerate(unread)}
         self._backward_seen()
 
+    def _keep_addends(self) -> None:
+        for parameter in self.tensors:
+            gradient = parameter.grad
+            if gradient is not None and piece_of(gradient).addends > 1:
+                self._addends[id(parameter)] = local(gradient).clone()
+
     def _read(self, parameter: Tensor, gradient: Tensor) -> None:
         key = id(parameter)
-        self._gradients.put(self._gradient_rows.setdefault(key, len(self._gradient_rows)), gradient)
+        self._gradients.put(self._gradient_rows.setdefault(key, len(self._gradient_rows)), local(gradient))
         self._versions[key] = _version(gradient)
 
 

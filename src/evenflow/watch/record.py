@@ -147,7 +147,7 @@ def _parameter_table(sampled: Sequence[_Read]) -> pa.Table | None:
     values: list[float] = []
     for one in sampled:
         for sample in one.step.samples:
-            for figure, found in _parameter_figures(sample):
+            for figure, found in parameter_figures(sample):
                 steps += [one.step.number] * len(found)
                 figures += [figure] * len(found)
                 paths += [sample.parameters.places[index].name for index in found]
@@ -159,7 +159,7 @@ def _parameter_table(sampled: Sequence[_Read]) -> pa.Table | None:
     )
 
 
-def _parameter_figures(sample: Sample) -> Iterator[tuple[str, dict[int, float]]]:
+def parameter_figures(sample: Sample) -> Iterator[tuple[str, dict[int, float]]]:
     """Name of a figure, and its value for the parameters that have it."""
     seen = sample.parameters
     if seen.clipped_norms is not None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from evenflow.watch.moments import Rows
 from evenflow.watch.outputs import Pass
 from evenflow.watch.parameters import ParameterSample
+from evenflow.watch.ranks.local_gradients import LocalBackward
 
 
 @dataclass(slots=True)
@@ -23,6 +24,7 @@ class Sample:
         parameters: Its parameters.
         scale: By what gradients were too large during backward.
         remaining: By what they still are when the optimizer gets them (fused optimizers).
+        local: Gradients before ranks reduce them, backward pass by backward pass.
     """
 
     optimizer: str
@@ -31,6 +33,7 @@ class Sample:
     parameters: ParameterSample
     scale: float = 1.0
     remaining: float = 1.0
+    local: list[LocalBackward] = field(default_factory=list)
 
     def structure(self) -> tuple[object, ...]:
         """Equal where two samples differ by numbers only."""
@@ -53,9 +56,14 @@ class Sample:
 
 @dataclass(slots=True)
 class Step:
-    """What is known of one step: figures by name (several values are averaged), samples, events."""
+    """What is known of one step: figures by name (several values are averaged), samples, events.
+
+    On several ranks also, by optimizer, parameters and the norms of what this rank holds of their
+    gradients, as the optimizer got them.
+    """
 
     number: int
     figures: dict[str, list[float | Tensor]] = field(default_factory=dict)
     samples: list[Sample] = field(default_factory=list)
     events: list[tuple[str, str]] = field(default_factory=list)
+    norms: dict[str, tuple[tuple[str, ...], Tensor]] = field(default_factory=dict)

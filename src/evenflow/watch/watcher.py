@@ -44,6 +44,9 @@ from evenflow.watch.inventory import Inventory
 from evenflow.watch.layout import MODEL_STRIDE
 from evenflow.watch.parameters import ParameterProbe
 from evenflow.watch.passes import PassProbe
+from evenflow.watch.ranks.local_gradients import LocalGradients
+from evenflow.watch.ranks.placement import is_sharded, rank_and_size
+from evenflow.watch.ranks.team import Team
 from evenflow.watch.record import Recorder
 from evenflow.watch.recorder import Flight, FlightRecorder
 from evenflow.watch.recorder.flight import FOLDER
@@ -124,7 +127,8 @@ class Watch:
         overwrite: bool,
         flight_recorder: bool,
     ) -> None:
-        self._path = path
+        self._rank, self._ranks = rank_and_size()
+        self._path = path if self._rank == 0 else None
         self._optimizers = dict(optimizers)
         self._governor = Governor(budget)
         self._guard = Guard(self._governor, self._fail)
@@ -150,11 +154,26 @@ class Watch:
             name: ParameterProbe(one, self._inventories, timed, self._all_moved, self._backward_ended)
             for name, one in self._optimizers.items()
         }
+        self._team: Team | None = None
         self._writer = RunWriter(
-            path, facts(models, optimizers, budget, config), overwrite=overwrite, gather=self._gather
+            self._path,
+            facts(models, optimizers, budget, config, self._ranks),
+            overwrite=overwrite,
+            gather=self._gather,
         )
+        self._team = Team.join(
+            models.values(),
+            every=budget is None,
+            failed=self._guard.fail,
+            spent=self._governor.spend_apart,
+        )
+        if self._team is not None:
+            for probe in self._parameters.values():
+                probe.before_reduction = LocalGradients(timed)
         self._flight: FlightRecorder | None = None
-        if flight_recorder:
+        if flight_recorder and is_sharded(models.values()):
+            self.event("unsupported", "The flight recorder is off: it cannot run sharded models again.")
+        elif flight_recorder:
             folder = f"{os.fspath(path).rstrip('/')}/{FOLDER}" if path is not None else None
             share = None if isinstance(budget, Allowance) else budget
             self._flight = FlightRecorder(
@@ -244,6 +263,8 @@ class Watch:
         cost = self._governor.cost
         self.event("cost", str(cost))
         self._timeline.end()
+        if self._team is not None:
+            self._team.close(self._timeline.take(), failed=state == "failed" or self.trouble is not None)
         self._writer.close(state)
 
     # --- the steps ------------------------------------------------------------
@@ -297,8 +318,12 @@ class Watch:
             joint = torch.linalg.vector_norm(norms) if norms is not None else None
         else:
             norms, joint = self._parameters[name].joint_norm()
-        if joint is not None:
-            left = remaining_scale(self._optimizers[name])
+        left = remaining_scale(self._optimizers[name])
+        probe = self._parameters[name]
+        if self._team is not None:  # which of them count on this rank is agreed on later
+            if norms is not None and not probe.holds_addends():
+                self._timeline.running.norms[name] = probe.with_gradient(), norms / left
+        elif joint is not None:
             self._timeline.add(
                 f"gradient_norm_after_clipping{suffix}", joint / left if left != 1.0 else joint
             )
@@ -323,6 +348,8 @@ class Watch:
         for prefix, passes in self._passes.items():
             if passes.holds(moved):
                 sample.passes[prefix] = passes.collect(self._turn)
+        if probe.before_reduction is not None:
+            sample.local = probe.before_reduction.take()
         self._timeline.running.samples.append(sample)
 
     def _end_turn(self, name: str) -> None:
@@ -345,6 +372,9 @@ class Watch:
             self._flight.step_ended(self._timeline.running, seconds)
         self._timeline.end_step()
         self._stepped.clear()
+        if self._team is not None:
+            sampling = self._team.step_ended(self._timeline, self._governor.wait)
+            self._governor.decide(sampling=sampling)
         if self._timeline.waiting >= _MOST_WAITING_STEPS:
             self._writer.hurry()
         attached = any(passes.on for passes in self._passes.values())
@@ -430,6 +460,8 @@ class Watch:
     def _fail(self, trouble: str) -> None:
         self._remove_hooks()
         self.event("trouble", trouble)
+        if self._team is not None:
+            self._team.leave()
         tell(
             f"evenflow stopped watching at step {self.step}, because of an error of its own: {trouble}. "
             "Training goes on as if it were not there; what was seen before is kept.",
@@ -440,7 +472,11 @@ class Watch:
         """Called in the writing thread: the tables of all steps that have ended."""
         began = thread_time()
         try:
-            yield from self._recorder.tables(self._timeline.take())
+            if self._team is None:
+                yield from self._recorder.tables(self._timeline.take() if self._rank == 0 else [])
+            else:
+                yield from self._team.tables()
+                yield from self._recorder.tables(self._team.untold())
         except Exception as error:
             self._guard.fail(error)
         self._governor.spend_apart(thread_time() - began)
