@@ -162,10 +162,10 @@ class Patch:
         with _seeded(self.seed, work), torch.no_grad():
             state = torch.get_rng_state()
             for edit in self.edits:
+                scene.look_again(scope["model"])
                 steps: list[Step] = []
                 for one in edit.model_steps(scene):
                     run([one], scope)
-                    scene.model = scope["model"]
                     steps.append(one)
                 done.append((edit, steps))
             drew = not torch.equal(state, torch.get_rng_state())

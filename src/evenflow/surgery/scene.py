@@ -11,7 +11,7 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
@@ -62,28 +62,34 @@ class Scene:
     def __init__(self, model: nn.Module | Mapping[str, nn.Module], inputs: Any = None) -> None:
         self.model = model
         self.inputs = inputs
+        self._places: list[Place] = []
+        self._paths: dict[nn.Module, list[str]] = {}
 
     # ------------------------------------------------------------------- modules
 
     def places(self) -> list[Place]:
         """All modules in order of registration; a shared one once, by its first path."""
-        seen: set[int] = set()
-        found = []
-        for place in self._all():
-            if id(place.module) not in seen:
-                seen.add(id(place.module))
-                found.append(place)
-        return found
-
-    def _all(self) -> Iterator[Place]:
-        roots = self.model.items() if isinstance(self.model, Mapping) else [("", self.model)]
-        for role, root in roots:
-            for path, module in root.named_modules(remove_duplicate=False):
-                yield Place(".".join(filter(None, (role, path))), module)
+        if not self._places:
+            roots = self.model.items() if isinstance(self.model, Mapping) else [("", self.model)]
+            for role, root in roots:
+                for name, module in root.named_modules(remove_duplicate=False):
+                    path = ".".join(filter(None, (role, name)))
+                    if module not in self._paths:
+                        self._places.append(Place(path, module))
+                    self._paths.setdefault(module, []).append(path)
+        return self._places
 
     def at(self, path: str) -> nn.Module:
         """The module at a path."""
-        return next(place.module for place in self._all() if place.path == path)
+        thing: Any = self.model
+        for name in filter(None, path.split(".")):
+            thing = thing[name] if isinstance(thing, Mapping) else getattr(thing, name)
+        found: nn.Module = thing
+        return found
+
+    def look_again(self, model: nn.Module | Mapping[str, nn.Module]) -> None:
+        """Forget the modules: another edit begins."""
+        self.model, self._places, self._paths = model, [], {}
 
     def select(self, where: Where, fits: Callable[[Place], bool], edit: str, wanted: str) -> list[Place]:
         """The places that a glob names and that an edit can use.
@@ -139,7 +145,7 @@ class Scene:
 
     def put(self, place: Place, value: Call) -> tuple[Statement, ...]:
         """Statements that set a new module wherever the one at this place is used."""
-        paths = [other.path for other in self._all() if other.module is place.module]
+        paths = self._paths[place.module]
         first = self.ref(paths[0])
         return (Set(first, value), *(Set(self.ref(path), first) for path in paths[1:]))
 
@@ -156,9 +162,9 @@ class Scene:
     @property
     def like(self) -> tuple[torch.device, torch.dtype]:
         """Device and type of the model's first floating parameter."""
-        for place in self._all():
-            for parameter in place.module.parameters(recurse=False):
-                if parameter.is_floating_point():
+        for place in self.places():
+            for parameter in place.module._parameters.values():
+                if parameter is not None and parameter.is_floating_point():
                     return parameter.device, parameter.dtype
         return torch.device("cpu"), torch.float32
 
@@ -169,9 +175,10 @@ class Scene:
         parent, _, name = path.rpartition(".")
         while name.isdigit() and parent:
             parent, _, name = parent.rpartition(".")
-        owner = next((place.module for place in self._all() if place.path == parent), None)
-        kind: Any = type(owner)
-        return None if owner is None or not name else _assignment(kind, name)
+        if not name or (isinstance(self.model, Mapping) and not parent):
+            return None
+        kind: Any = type(self.at(parent))
+        return _assignment(kind, name)
 
 
 def matches(where: Where, path: str) -> bool:

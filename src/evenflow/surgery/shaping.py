@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -58,6 +59,7 @@ class Shape:
     delta: float
 
 
+@cache
 def tailored_slope(layers: int, eta: float = ETA) -> float:
     """Negative slope a of TAT's leaky ReLU for a chain of L activations.
 

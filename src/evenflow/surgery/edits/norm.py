@@ -85,7 +85,7 @@ class InsertNorm(Edit):
         if layers.is_layer(place):
             size = layers.features(place.module) if self.position == "after" else _inputs(place.module)
         else:
-            source = _layer_before(scene, place)
+            source = _layer_before(scene, place.path)
             size = None if source is None else layers.features(source)
         if source is None or size is None:
             raise PatchError(
@@ -112,19 +112,25 @@ def _inputs(module: nn.Module) -> int | None:
     return None
 
 
-def _layer_before(scene: Scene, place: Place) -> nn.Module | None:
+def _layer_before(scene: Scene, path: str) -> nn.Module | None:
     """The layer whose output an activation takes; None if that is not clear.
 
     In a chain it is the last one before it. In a module with a forward of its own, where
     one activation may serve several layers, these must agree in their features; the last of
     several gives the module's output and does not count.
     """
-    parent = scene.at(place.parent)
-    places = [other for other in scene.places() if layers.is_layer(other)]
+    if not path:
+        return None
+    above, _, own = path.rpartition(".")
+    parent = scene.at(above)
     if isinstance(parent, nn.Sequential):
-        order = [other.path for other in scene.places()]
-        before = [other for other in places if order.index(other.path) < order.index(place.path)]
-        return before[-1].module if before else None
-    beside = [other.module for other in places if other.parent == place.parent]
+        names = [name for name, _ in parent.named_children()]
+        for name in reversed(names[: names.index(own)]):
+            inside = [one for one in parent.get_submodule(name).modules() if layers.is_layer(Place("", one))]
+            if inside:
+                return inside[-1]
+        return _layer_before(scene, above)
+    beside = [one for one in parent.children() if layers.is_layer(Place("", one))]
     hidden = beside[:-1] or beside
-    return hidden[0] if len({(layers.features(one), layers.dimensions(one)) for one in hidden}) == 1 else None
+    sizes = {(layers.features(one), layers.dimensions(one)) for one in hidden}
+    return hidden[0] if len(sizes) == 1 else None

@@ -16,7 +16,7 @@ from evenflow.surgery.errors import PatchError
 from evenflow.surgery.pieces.shaped import Shaped
 from evenflow.surgery.scene import Scene, Where
 from evenflow.surgery.script import Call, Step
-from evenflow.surgery.shaping import deep_kernel_shape, tailored_shape, tailored_slope
+from evenflow.surgery.shaping import Shape, deep_kernel_shape, tailored_shape, tailored_slope
 from evenflow.theory import get_activation
 
 _RECTIFIERS = ("relu", "leaky_relu", "prelu", "rrelu")
@@ -60,29 +60,26 @@ class ShapeActivation(Edit):
         """See :class:`Edit`."""
         found = selected(scene, self.where, self.from_, self.name)
         layers = self.layers or len(found)
-        made: dict[str, Call] = {}
+        shapes: dict[str, Shape] = {}
         for use in found:
             if isinstance(use.place.module, Shaped):
                 raise PatchError(
                     f"shape_activation does not fit this model: {use.place} is shaped already. "
                     "Expected plain activations; undo the patch that shaped it first."
                 )
-            key = repr(use.place.module) if not (use.called or use.attribute) else use.name
-            if key not in made:
-                made[key] = self._shaped(scene, use, layers)
-            yield put(scene, use, made[key])
+            yield put(scene, use, self._shaped(scene, use, layers, shapes))
 
-    def _shaped(self, scene: Scene, use: Used, layers: int) -> Call:
+    def _shaped(self, scene: Scene, use: Used, layers: int, shapes: dict[str, Shape]) -> Call:
+        """The shaped activation; constants that were found once are kept in ``shapes``."""
         if self.method == "tat" and use.name in _RECTIFIERS:
             slope = tailored_slope(layers)
-            inner = scene.new(nn.LeakyReLU, slope)
-            return scene.new(Shaped, inner, gamma=(2.0 / (1.0 + slope**2)) ** 0.5)
+            return scene.new(Shaped, scene.new(nn.LeakyReLU, slope), gamma=(2.0 / (1.0 + slope**2)) ** 0.5)
         plain = use.called or use.attribute
         phi = get_activation(use.name) if plain else activations.as_theory(use.place.module)
-        shape = (tailored_shape if self.method == "tat" else deep_kernel_shape)(phi, layers)
-        inner = (
-            scene.new(activations.MODULES[use.name]) if plain else scene.ref(use.place.path)  # type: ignore[assignment]
-        )
-        return scene.new(
-            Shaped, inner, alpha=shape.alpha, beta=shape.beta, gamma=shape.gamma, delta=shape.delta
-        )
+        if phi.name not in shapes:
+            solve = tailored_shape if self.method == "tat" else deep_kernel_shape
+            shapes[phi.name] = solve(phi, layers)
+        shape = shapes[phi.name]
+        inner = scene.new(activations.MODULES[use.name]) if plain else scene.ref(use.place.path)
+        constants = {"alpha": shape.alpha, "beta": shape.beta, "gamma": shape.gamma, "delta": shape.delta}
+        return scene.new(Shaped, inner, **constants)

@@ -32,7 +32,7 @@ class InsertSkip(Edit):
         kind: ``plain`` (alpha = 1), ``skipinit`` and ``rezero`` (a learned number from 0), or
             ``layerscale`` (one per channel, from 1e-4).
         where: Glob over paths. The default is every linear layer and convolution that
-            gives as it takes.
+            gives as it takes, but for the last layer of a chain.
         alpha: Where alpha starts, if not as above.
     """
 
@@ -61,12 +61,12 @@ class InsertSkip(Edit):
             "linear layers or convolutions (or a chain of them) with as many outputs as inputs and stride 1"
         )
 
+        head = _head(scene)
+
         def fits(place: Place) -> bool:
-            return (
-                _preserves(place.module)
-                and place.path not in last
-                and (self.where != "*" or layers.is_layer(place))
-            )
+            if not _preserves(place.module) or place.path in last:
+                return False
+            return self.where != "*" or (layers.is_layer(place) and place.path != head)
 
         for place in outermost(scene.select(self.where, fits, self.name, wanted)):
             parts = [place] if place.path == "" else [place, *_behind(scene, place, last)]
@@ -80,6 +80,13 @@ class InsertSkip(Edit):
             residual = scene.new(Residual, body, **settings)
             gone = [Set(ref, Call(nn.Identity)) for ref in refs[1:]]
             yield step(*scene.put(place, residual), *gone, source=scene.line(place.path))
+
+
+def _head(scene: Scene) -> str | None:
+    """Path of the last layer of a model that is a chain: its output is nobody's hidden state."""
+    if not isinstance(scene.model, nn.Sequential):
+        return None
+    return next((place.path for place in reversed(scene.places()) if layers.is_layer(place)), None)
 
 
 def _preserves(module: nn.Module) -> bool:

@@ -28,8 +28,9 @@ class StateWithMemory(Tensor):
         with torch._C.DisableTorchFunctionSubclass():
             value = func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", "")
-        both = name in ("detach", "clone", "contiguous", "to", "cpu", "cuda") or func is getattr(
-            Tensor.data, "__get__", None
+        data: Any = Tensor.data
+        both = name in ("detach", "clone", "contiguous", "to", "cpu", "cuda") or (
+            name == "__get__" and getattr(func, "__self__", None) is data
         )
         if both and isinstance(args[0], StateWithMemory):
             with torch._C.DisableTorchFunctionSubclass():
