@@ -19,8 +19,7 @@ from tests.surgery.nets import built, chain, encoder, features
 
 
 def _fresh(scheme: str, model: nn.Module, inputs: object = None, **settings: object) -> Any:
-    edited = Patch(Reinitialise(scheme, **settings)).apply(model, inputs)  # type: ignore[arg-type]
-    return edited
+    return Patch(Reinitialise(scheme, **settings)).apply(model, inputs)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("distribution", ["normal", "uniform"])
