@@ -184,3 +184,10 @@ def test_check_of_roles_measures_each_loss_without_the_others_parameters() -> No
 def test_a_model_that_raises_is_told_with_its_place() -> None:
     with pytest.raises(ModelError, match=r"^The model raised RuntimeError in 0 \(Linear\).*\n"):
         ef.check(replace(PROGRAM, batches=lambda seed: [(X[:, :3], Y)]))
+
+
+def test_the_first_flow_knows_what_the_optimizer_holds() -> None:
+    program = replace(PROGRAM, optimizer=lambda model: torch.optim.SGD([*model.parameters()][:1], 0.1))
+    (flow,) = first_flows(program).values()
+    names = [name for name, _ in program.start().model.named_parameters()]
+    assert flow.metadata["optimized"] == names[:1]

@@ -11,7 +11,8 @@ from evenflow.diagnose import diagnose
 from evenflow.diagnose.finding import Diagnosis, Finding, Severity, Skipped
 from evenflow.flow import Flow, Role, Run
 from evenflow.measure import measure, measure_loss
-from evenflow.program import Program
+from evenflow.program import Program, Training
+from evenflow.trace.pairing import paired
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -89,7 +90,9 @@ def check(
             measured, it is trained under watch, and both are judged.
         inputs: What the model is called with: a tensor, a tuple (positional
             arguments) or a mapping (named arguments).
-        loss: From the model's output to a scalar; see :func:`evenflow.measure`.
+        loss: From the model's output to a scalar; see :func:`evenflow.measure`. One
+            that needs two arguments, like ``F.cross_entropy``, gets a target too:
+            then ``inputs`` is the pair (inputs, target).
         select: Codes, prefixes of codes or names of the rules to apply; all by default.
         ignore: Rules to leave out, likewise.
         seed: For the random cotangent that stands in for a missing loss; of a
@@ -105,6 +108,7 @@ def check(
     select, ignore = tuple(select), tuple(ignore)
     if isinstance(model, Program):
         return _check_program(model, select, ignore, seed, seconds)
+    inputs, loss = paired(inputs, loss)
     flow = measure(model, inputs, loss, seed=seed)
     return Report(flow, diagnose(flow, select=select, ignore=ignore))
 
@@ -147,8 +151,20 @@ def first_flows(program: Program, seed: int = 0) -> dict[str, Flow]:
         flows = {}
         for role, loss in training.losses.items():
             flow = measure_loss(whole, partial(loss, training.model, batch), batch)
+            flow.metadata["optimized"] = _optimized(whole, training)
             flows[role] = _of_role(flow, role)
     return flows
+
+
+def _optimized(model: nn.Module, training: Training) -> list[str]:
+    """Names of the parameters that some optimizer holds."""
+    held = {
+        id(parameter)
+        for optimizer in training.optimizers.values()
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    return [name for name, parameter in model.named_parameters() if id(parameter) in held]
 
 
 def _of_role(flow: Flow, role: str) -> Flow:

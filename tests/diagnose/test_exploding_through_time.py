@@ -24,7 +24,11 @@ def test_a_recurrence_that_amplifies() -> None:
     finding = only(classify(program(2.0), steps), RULE)
     assert (finding.site, top(finding)) == ("layer", CauseName.RECURRENT_GAIN_TOO_LARGE)
     assert finding.message.endswith("over the 60 time steps of layer.")
-    assert "weight_hh_l0 has a spectral radius of about 2 " in finding.causes[0].evidence
+    assert [cause.name for cause in finding.causes] == [
+        CauseName.RECURRENT_GAIN_TOO_LARGE,
+        CauseName.INIT_TOO_LARGE,
+    ]
+    assert finding.causes[1].evidence.startswith("layer.weight_hh_l0 has a spectral radius of about 2 ")
     assert silent(classify(program(1.0), steps), RULE)
 
 

@@ -152,6 +152,30 @@ def test_a_teacher_is_a_target() -> None:
     assert "the loss compares with what they give" in finding.evidence[0].text
 
 
+class Steps(nn.Module):
+    """A cell in a loop whose state may be cut at every step."""
+
+    def __init__(self, *, cut: bool, every: bool) -> None:
+        super().__init__()
+        self.cell, self.head, self.cut, self.every = nn.GRUCell(8, 16), nn.Linear(16, 10), cut, every
+
+    def forward(self, x: Tensor) -> Tensor:
+        state, total = x.new_zeros(len(x), 16), x.new_zeros(len(x), 16)
+        for t in range(x.shape[1]):
+            state = self.cell(x[:, t], state.detach() if self.cut else state)
+            total = total + state
+        return self.head(total if self.every else state)
+
+
+def test_a_state_that_is_cut_at_every_step() -> None:
+    steps = torch.randn(8, 6, 8)
+    finding = only(classify(Steps(cut=True, every=False), steps), RULE)
+    assert (finding.severity, finding.site) == (Severity.WARNING, "cell")
+    assert finding.evidence[0].text.endswith("; no gradient comes to 5 of them.")
+    assert only(classify(Steps(cut=True, every=True), steps), RULE).severity is Severity.NOTE
+    assert silent(classify(Steps(cut=False, every=False), steps), RULE)
+
+
 def test_a_frozen_backbone_is_a_note() -> None:
     model = Encoder(cut=True)
     model.encoder.requires_grad_(False)

@@ -24,6 +24,7 @@ from torch import nn
 
 from evenflow.cli.errors import nearest
 from evenflow.errors import TargetError
+from evenflow.trace.pairing import needed_arguments
 
 _FORMS = "file.py:name, package.module:name, or a transformers config.json"
 _FILE_MODULE = "__evenflow_target__"
@@ -86,17 +87,6 @@ def called(place: Place, function: Callable[..., Any]) -> Any:
         )
     with _told(f"{place} raised", place):
         return function()
-
-
-def needed_arguments(function: Callable[..., Any]) -> list[str]:
-    """Names of the arguments without a default; none where Python cannot tell."""
-    target = function.forward if isinstance(function, nn.Module) else function
-    try:
-        parameters = inspect.signature(target).parameters.values()
-    except (TypeError, ValueError):
-        return []
-    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return [one.name for one in parameters if one.default is one.empty and one.kind not in variable]
 
 
 def _from_file(place: Place) -> ModuleType:

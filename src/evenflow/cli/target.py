@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import inspect
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,10 @@ from torch import Tensor, nn
 
 from evenflow.cli.errors import nearest
 from evenflow.cli.inputs import random_input
-from evenflow.cli.module import Place, called, find, needed_arguments
+from evenflow.cli.module import Place, called, find
 from evenflow.cli.parts import Plan, Target
 from evenflow.errors import TargetError
+from evenflow.trace.pairing import PairLoss, moved, needed_arguments
 
 _PARTS = ("model", "batch", "loss")
 _GIVES = "an nn.Module, (model, batch), (model, batch, loss), or a dict or object with these names"
@@ -69,7 +70,7 @@ def load_target(text: str, inputs: Sequence[str] = (), *, seed: int = 0, device:
         ready = isinstance(found, nn.Module) or not callable(found)
         target = _read(place, found if ready else called(place, found))
     target = _with_inputs(target, text, [random_input(one, generator) for one in inputs])
-    return replace(target, model=target.model.to(where), inputs=_moved(target.inputs, where))
+    return replace(target, model=target.model.to(where), inputs=moved(target.inputs, where))
 
 
 DEPTH_ARGUMENTS = ("depth", "layers", "num_layers", "n_layers", "n_layer", "blocks", "num_blocks")
@@ -172,19 +173,7 @@ def _paired(place: Place, target: Target) -> Target:
             f"(inputs, targets); it is {_described(target.inputs)}."
         )
     inputs, targets = target.inputs
-    return replace(target, inputs=inputs, loss=_PairLoss(loss, targets))
-
-
-@dataclass(slots=True)
-class _PairLoss:
-    """A loss with its targets, which follow the output to its device."""
-
-    loss: Callable[[Any, Any], Any]
-    targets: Any
-
-    def __call__(self, output: Any) -> Any:
-        device = next((tensor.device for tensor in _tensors(output)), None)
-        return self.loss(output, self.targets if device is None else _moved(self.targets, device))
+    return replace(target, inputs=inputs, loss=PairLoss(loss, targets))
 
 
 def _with_inputs(target: Target, text: str, made: list[Tensor]) -> Target:
@@ -215,25 +204,6 @@ def _device(text: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise TargetError(f"--device {text} cannot be used here: {reason}") from error
     return device
-
-
-def _moved(value: Any, device: torch.device) -> Any:
-    """Tensors inside tuples, lists and dicts, on ``device``; all else as it is."""
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if type(value) is dict:
-        return {key: _moved(child, device) for key, child in value.items()}
-    if type(value) in (tuple, list):
-        return type(value)(_moved(child, device) for child in value)
-    if hasattr(value, "to"):  # packed sequences, transformers' BatchEncoding
-        return value.to(device)
-    return value
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    from evenflow.trace.structure import tensors_in
-
-    return tensors_in(value)
 
 
 def _described(value: Any) -> str:

@@ -14,11 +14,14 @@ has, number for number, the statistics of what went out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
+from itertools import pairwise
 
-from evenflow.diagnose.graph import OpGraph
+from evenflow.diagnose.graph import REPEATS, OpGraph
 from evenflow.flow import Flow, Role, Row, Status
+from evenflow.flow.chain import between
 
 
 class Use(StrEnum):
@@ -46,6 +49,54 @@ def uses(flow: Flow, graph: OpGraph, part: Iterable[Row]) -> dict[Use, Row]:
     for row in _landings(flow, graph, own, behind):
         found.setdefault(_use(flow, graph, row, behind), row)
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class CutInTime:
+    """A module that reads its own last output at every call, and never with a gradient.
+
+    Attributes:
+        path: The module's.
+        calls: How often it ran.
+        silent: Calls that no gradient reached.
+        source: The user's line, if known.
+    """
+
+    path: str
+    calls: int
+    silent: int
+    source: str | None
+
+
+def cuts_in_time(graph: OpGraph) -> Iterator[CutInTime]:
+    """The recurrences whose state is cut off between each two calls.
+
+    Chunks of a long sequence, each with a loss of its own, are such (truncated
+    backpropagation); then every call has a gradient.
+    """
+    calls: dict[str, dict[int, list[Row]]] = {}
+    for row in graph.activations.values():
+        if row.site.path in graph.owners:
+            calls.setdefault(row.site.path, {}).setdefault(row.site.call, []).append(row)
+    forward = {order: row.inputs for order, row in graph.activations.items()}
+    for path, by_call in calls.items():
+        turns = [by_call[call] for call in sorted(by_call)]
+        if len(turns) >= REPEATS and all(_is_cut(graph, forward, a, b) for a, b in pairwise(turns)):
+            silent = sum(all(row.order not in graph.gradients for row in turn) for turn in turns)
+            yield CutInTime(path, len(turns), silent, turns[0][0].source)
+
+
+def _is_cut(
+    graph: OpGraph, forward: Mapping[int, tuple[int, ...]], before: list[Row], after: list[Row]
+) -> bool:
+    """Whether a call reads what the one before it gave, but sends no gradient there."""
+    starts = [row.order for row in before]
+    ends = [row.order for row in after]
+    reads = any(between(forward, a, b) for a in starts for b in ends)
+    sends = any(
+        a in graph.inputs and b in graph.inputs and between(graph.inputs, a, b) for a in starts for b in ends
+    )
+    return reads and not sends
 
 
 def _behind(graph: OpGraph, own: set[int]) -> set[int]:

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_MOST = 1 << 20
+_MOST = 1 << 18
 """Entries read at most; of larger tensors the spread is that of some units, evenly chosen."""
 _MOST_QUERIES = 64
 """Queries of each head that are looked at in fused attention, evenly chosen."""

@@ -20,6 +20,12 @@ GROWN = Threshold(
     "as in EF102; a loss at every step adds up to T equal parts, which is no fault",
 )
 
+UNIT = Threshold(
+    1.0,
+    "spectral radius of the recurrent weights above which they, too, are to blame",
+    "a linear or rectified step of radius 1 keeps the gradient (Pascanu 2013, section 2.1)",
+)
+
 
 @final
 class ExplodingThroughTime(Rule):
@@ -29,8 +35,8 @@ class ExplodingThroughTime(Rule):
     name = "exploding_through_time"
     symptom = Symptom.EXPLODING_GRADIENT
     summary = "The gradient of a recurrent layer grows by orders of magnitude along time."
-    causes = (CauseName.RECURRENT_GAIN_TOO_LARGE,)
-    thresholds = (GROWN,)
+    causes = (CauseName.RECURRENT_GAIN_TOO_LARGE, CauseName.INIT_TOO_LARGE)
+    thresholds = (GROWN, UNIT)
     page = Page(
         what="""\
 The gradient of a recurrent net is huge for some batches and moderate for others; the
@@ -81,11 +87,19 @@ def _allowed(profile: TimeProfile) -> float:
 
 def _finding(flow: Flow, profile: TimeProfile) -> Finding:
     allowed = _allowed(profile)
-    cause = Cause(
-        CauseName.RECURRENT_GAIN_TOO_LARGE,
-        1.0,
-        f"{profile.steps} steps with the same weights, and the step amplifies{_radius(flow, profile)}.",
-    )
+    radius = _radius(flow, profile)
+    text = f"{profile.steps} steps with the same weights, and the step amplifies."
+    causes = [Cause(CauseName.RECURRENT_GAIN_TOO_LARGE, 1.0, text)]
+    if radius is not None and radius[0] > UNIT.value:
+        causes[0] = Cause(CauseName.RECURRENT_GAIN_TOO_LARGE, 0.5, text)
+        causes.append(
+            Cause(
+                CauseName.INIT_TOO_LARGE,
+                0.5,
+                f"{radius[1]} has a spectral radius of about {radius[0]:.2g} (√n · RMS); "
+                f"{UNIT.value:g} keeps the gradient.",
+            )
+        )
     return Finding(
         code=ExplodingThroughTime.code,
         symptom=Symptom.EXPLODING_GRADIENT,
@@ -94,7 +108,7 @@ def _finding(flow: Flow, profile: TimeProfile) -> Finding:
         message=f"The gradient grows by a factor of {factor(profile.growth)} over the {profile.steps} "
         f"time steps of {module_name(profile.place)}.",
         source=profile.source,
-        causes=(cause,),
+        causes=tuple(causes),
         evidence=(
             Evidence(
                 f"log10 of the largest gradient of {profile.state} over that at the last step: "
@@ -104,16 +118,16 @@ def _finding(flow: Flow, profile: TimeProfile) -> Finding:
             ),
             Evidence(profile.told()),
         ),
-        remedies=remedies([cause]),
+        remedies=remedies(causes),
     )
 
 
-def _radius(flow: Flow, profile: TimeProfile) -> str:
-    """What the size of a plain RNN's recurrent weights says of their spectral radius."""
+def _radius(flow: Flow, profile: TimeProfile) -> tuple[float, str] | None:
+    """Spectral radius of a plain RNN's recurrent weights by their size, and their name."""
     start = f"{profile.place}." if profile.place else ""
     for row in flow.select(Role.PARAMETER):
         is_square = len(row.shape) == 2 and row.shape[0] == row.shape[1]
         if is_square and row.site.path.startswith(f"{start}weight_hh") and row.stats is not None:
             radius = math.sqrt(row.shape[0]) * row.stats.rms
-            return f": {row.site.path} has a spectral radius of about {radius:.2g} (√n · RMS)"
-    return ""
+            return radius, row.site.path
+    return None

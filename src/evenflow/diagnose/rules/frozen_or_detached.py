@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import final
 
-from evenflow.diagnose.cuts import Use, uses
+from evenflow.diagnose.cuts import CutInTime, Use, cuts_in_time, uses
 from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Severity, Symptom
 from evenflow.diagnose.glossary import remedies
 from evenflow.diagnose.graph import OpGraph
@@ -45,8 +45,10 @@ them (a teacher, a target network), or if a layer reads them in one call and oth
 in another (a generator while its discriminator learns), it is noted. If a layer that
 learns has nothing else to read, it is a *warning*, unless it is known that no optimizer
 holds these parameters. A detour through NumPy is recognised by its numbers: what comes
-back has the statistics of what went out. It is an *error* if no parameter at all is
-reached. There are no thresholds.""",
+back has the statistics of what went out. A module that reads its own last output at every
+call, always behind a cut, learns nothing through time: a *warning* if calls get no gradient
+at all, a note if each has a loss of its own (truncated backpropagation). It is an
+*error* if no parameter at all is reached. There are no thresholds.""",
         remedies="""\
 Remove what cuts the graph. If the cut is meant (a target network, a frozen feature
 extractor), say so with `requires_grad_(False)`; that also saves memory. Leave unused
@@ -63,6 +65,8 @@ parameters out of the model, or use `find_unused_parameters=True` with DDP.""",
             yield _nothing_learns(rows)
             return
         yield from _cut_off(flow, rows)
+        if _has_gradients(flow):
+            yield from map(_cut_in_time, cuts_in_time(OpGraph(flow)))
         for status, text in (
             (Status.FROZEN, "frozen (requires_grad is off)"),
             (Status.UNUSED, "not used by this forward pass"),
@@ -110,6 +114,25 @@ def _cut_off(flow: Flow, rows: Sequence[Row]) -> Iterator[Finding]:
             landings.setdefault(worst, found[worst])
     for use, parts in by_use.items():
         yield _told(flow, rows, parts, use, landings.get(use) if use is not None else None)
+
+
+def _cut_in_time(cut: CutInTime) -> Finding:
+    name = module_name(cut.path)
+    text = f"Each of {cut.calls} calls of {name} reads the state that the call before it gave, behind a cut"
+    text += f"; no gradient comes to {cut.silent} of them." if cut.silent else "; each has a loss of its own."
+    cause = Cause(CauseName.FROZEN_OR_DETACHED, 1.0, text)
+    alarm = cut.silent > 0
+    return Finding(
+        code=FrozenOrDetached.code,
+        symptom=Symptom.LOSS_NOT_DECREASING,
+        severity=Severity.WARNING if alarm else Severity.NOTE,
+        site=cut.path,
+        message=f"The state of {name} is cut off at every step: nothing is learned through time.",
+        source=cut.source,
+        causes=(cause,),
+        evidence=(Evidence(text, float(cut.silent), 0.0),),
+        remedies=("Detach the state once for each batch or chunk, not at every step.",) if alarm else (),
+    )
 
 
 def _told(
