@@ -15,7 +15,7 @@ from evenflow import __version__
 from evenflow.cli.errors import nearest
 from evenflow.cli.help import TaughtGroup
 
-_COMMANDS = ("check", "predict", "diagnose", "fix", "explain", "lab", "completion")
+_COMMANDS = ("check", "predict", "run", "diagnose", "fix", "explain", "lab", "completion")
 """Names of the modules beside this file that hold a ``command``, in the order of the help page."""
 
 

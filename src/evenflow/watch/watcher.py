@@ -50,6 +50,7 @@ from evenflow.watch.ranks.team import Team
 from evenflow.watch.record import Recorder
 from evenflow.watch.recorder import Flight, FlightRecorder
 from evenflow.watch.recorder.flight import FOLDER
+from evenflow.watch.recorder.ring import Ring
 from evenflow.watch.sample import Sample
 from evenflow.watch.scaling import LossScale, found_overflow, remaining_scale
 from evenflow.watch.timeline import Timeline
@@ -68,7 +69,7 @@ def watch(
     scaler: torch.amp.GradScaler | None = None,
     config: Mapping[str, Any] | None = None,
     overwrite: bool = False,
-    flight_recorder: bool = True,
+    flight_recorder: bool | str | os.PathLike[str] = True,
 ) -> Watch:
     """Watch training until the returned object is closed.
 
@@ -85,7 +86,8 @@ def watch(
         config: Whatever should stand in run.json: anything that fits in JSON.
         overwrite: Whether a run that is already at ``path`` may be replaced.
         flight_recorder: Whether to keep the last steps, and to write down what broke
-            first when there is a NaN, a spike or an exception (``flight/`` in the run).
+            first when there is a NaN, a spike or an exception: in ``flight/`` in the
+            run, or in a folder of its own.
 
     Returns:
         The watch, a context manager; ``log`` adds figures, ``run`` reads what was seen.
@@ -125,7 +127,7 @@ class Watch:
         scaler: torch.amp.GradScaler | None,
         config: Mapping[str, Any],
         overwrite: bool,
-        flight_recorder: bool,
+        flight_recorder: bool | str | os.PathLike[str],
     ) -> None:
         self._rank, self._ranks = rank_and_size()
         self._path = path if self._rank == 0 else None
@@ -170,14 +172,22 @@ class Watch:
         if self._team is not None:
             for probe in self._parameters.values():
                 probe.before_reduction = LocalGradients(timed)
+        self.recent = Ring()
+        """The last steps: figures, and gradient norms of single parameters."""
         self._flight: FlightRecorder | None = None
-        if flight_recorder and is_sharded(models.values()):
+        if flight_recorder is not False and is_sharded(models.values()):
             self.event("unsupported", "The flight recorder is off: it cannot run sharded models again.")
-        elif flight_recorder:
+        elif flight_recorder is not False:
             folder = f"{os.fspath(path).rstrip('/')}/{FOLDER}" if path is not None else None
             share = None if isinstance(budget, Allowance) else budget
             self._flight = FlightRecorder(
-                models, self._optimizers, self._guard, share, folder, self._flight_written
+                models,
+                self._optimizers,
+                self._guard,
+                share,
+                folder if flight_recorder is True else os.fspath(flight_recorder),
+                self._flight_written,
+                self.recent,
             )
         self._handles = []
         for name, one in self._optimizers.items():
@@ -250,6 +260,10 @@ class Watch:
             self._guard.run(self._flight.logged, figures)
         self._governor.spend(perf_counter() - began)
 
+    def charge(self, seconds: float) -> None:
+        """Another thread took processor time on the watch's behalf, which the budget pays for."""
+        self._governor.spend_apart(seconds)
+
     def event(self, kind: str, text: str) -> None:
         """Write down that something happened in this step."""
         self._timeline.event(kind, text)
@@ -278,8 +292,10 @@ class Watch:
                 self._end_step()
             closure = (args[1] if len(args) > 1 else kwargs.get("closure")) is not None
             norms, joint = self._figures(name, closure=closure)
+            if norms is not None:
+                self.recent.put_norms(self.step, name, self._parameters[name].with_gradient(), norms)
             if self._flight is not None:
-                self._flight.before_step(name, norms, joint, closure=closure)
+                self._flight.before_step(name, joint, closure=closure)
             if self._governor.sampling:
                 self._begin_sample(name, norms, closure=closure)
             self._in_closure = closure
@@ -370,6 +386,7 @@ class Watch:
         self._governor.step(seconds)
         if self._flight is not None:
             self._flight.step_ended(self._timeline.running, seconds)
+        self.recent.put(self._timeline.running)
         self._timeline.end_step()
         self._stepped.clear()
         if self._team is not None:

@@ -45,7 +45,7 @@ from evenflow.watch.recorder.flight import Flight, Trouble, folder_name
 from evenflow.watch.recorder.meter import Meter
 from evenflow.watch.recorder.passes import LoggedPass, PassLog
 from evenflow.watch.recorder.replay import cannot_replay, replay
-from evenflow.watch.recorder.ring import NormRing, Ring
+from evenflow.watch.recorder.ring import Ring
 from evenflow.watch.recorder.sentinels import Sentinels
 from evenflow.watch.sample import Step
 
@@ -79,6 +79,7 @@ class FlightRecorder:
         budget: Share of the training time that evenflow may take; None for no limit.
         folder: Where flights are kept; None to keep them in memory.
         written: Called with each flight.
+        ring: The last steps.
     """
 
     def __init__(
@@ -89,9 +90,10 @@ class FlightRecorder:
         budget: float | None,
         folder: str | None,
         written: Callable[[Flight], None],
+        ring: Ring,
     ) -> None:
         self.flights: list[Flight] = []
-        self.ring = Ring()
+        self.ring = ring
         self._models = dict(models)
         self._optimizers = dict(optimizers)
         self._guard, self._budget, self._folder, self._written = guard, budget, folder, written
@@ -117,30 +119,21 @@ class FlightRecorder:
 
     def logged(self, figures: Mapping[str, float | Tensor]) -> None:
         """The user gave figures; a loss that spikes or is not finite calls for a flight."""
-        loss = figures.get(_LOSS)
-        if loss is None or (isinstance(loss, Tensor) and not loss.is_cpu):
-            return
-        value = float(loss.detach()) if isinstance(loss, Tensor) else float(loss)
-        if self.ring.spikes(_LOSS, value):
-            self._due.append(Due(Trouble.LOSS_SPIKE, f"the loss jumped to {value:.4g}"))
-        elif not math.isfinite(value) and not self._ill:
-            self._due.append(Due(Trouble.NON_FINITE, f"the loss is {value}"))
-        self._mark(_LOSS, broken=not math.isfinite(value))
+        for name, loss in figures.items():
+            if name.partition("/")[0] == _LOSS and not (isinstance(loss, Tensor) and not loss.is_cpu):
+                self._judge_loss(name, float(loss.detach()) if isinstance(loss, Tensor) else float(loss))
 
-    def before_step(self, name: str, norms: Tensor | None, joint: Tensor | None, *, closure: bool) -> None:
+    def before_step(self, name: str, joint: Tensor | None, *, closure: bool) -> None:
         """An optimizer is about to step.
 
         Args:
             name: Which.
-            norms: Of the gradient of each of its parameters that has one [parameters], if taken.
-            joint: Of all of them together, if taken.
+            joint: Norm of all its gradients together, if taken.
             closure: Whether the gradients are still to be taken, inside the step.
         """
         self._closure = name if closure else None
         if closure:
             return
-        if norms is not None:
-            self.ring.norms.setdefault(name, NormRing()).put(self._step, self._parameter_names(name), norms)
         self._judge(name, joint)
 
     def skipped(self, name: str) -> None:
@@ -162,7 +155,6 @@ class FlightRecorder:
             self._due.clear()
         elif not self._ill and self._sentinels.attached:
             self._sentinels.healthy()
-        self.ring.put(step)
         self._step = step.number + 1
         self._asked = False
         self._log.step_ended()
@@ -186,6 +178,13 @@ class FlightRecorder:
         (self._ill.add if broken else self._ill.discard)(what)
 
     # --- judging a step -------------------------------------------------------
+
+    def _judge_loss(self, name: str, value: float) -> None:
+        if self.ring.spikes(name, value):
+            self._due.append(Due(Trouble.LOSS_SPIKE, f"the {name} jumped to {value:.4g}"))
+        elif not math.isfinite(value) and not self._ill:
+            self._due.append(Due(Trouble.NON_FINITE, f"the {name} is {value}"))
+        self._mark(name, broken=not math.isfinite(value))
 
     def _judge(self, name: str, joint: Tensor | None) -> None:
         if joint is None:
@@ -338,12 +337,6 @@ class FlightRecorder:
     def _parameters(self) -> Iterable[Tensor]:
         seen = {id(p): p for model in self._models.values() for p in model.parameters()}
         return seen.values()
-
-    def _parameter_names(self, name: str) -> tuple[str, ...]:
-        groups = self._optimizers[name].param_groups
-        return tuple(
-            self._names.get(id(p), "?") for group in groups for p in group["params"] if p.grad is not None
-        )
 
 
 def rank_and_world() -> tuple[int, int]:

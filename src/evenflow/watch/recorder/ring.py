@@ -49,7 +49,7 @@ class NormRing:
 
     def put(self, step: int, names: Sequence[str], norms: Tensor) -> None:
         """Take the norms [parameters] of a step."""
-        if self._rows is None or len(norms) != self._rows.shape[1] or names != self.names:
+        if self._rows is None or len(norms) != self._rows.shape[1] or tuple(names) != self.names:
             self._rows = torch.zeros(LENGTH, len(norms), dtype=norms.dtype, device=norms.device)
             self.names, self._steps, self._next = tuple(names), [-1] * LENGTH, 0
         self._rows[self._next].copy_(norms)
@@ -83,6 +83,10 @@ class Ring:
             oldest = sampled[0]
             slot = self.steps.index(oldest)
             self.steps[slot] = Step(oldest.number, oldest.figures, [], oldest.events)
+
+    def put_norms(self, step: int, optimizer: str, names: Sequence[str], norms: Tensor) -> None:
+        """Take the norm of the gradient of each parameter [parameters] that an optimizer moves."""
+        self.norms.setdefault(optimizer, NormRing()).put(step, names, norms)
 
     def spikes(self, name: str, value: float, *, logarithmic: bool = False) -> bool:
         """Whether a figure spikes; it is then, or not, part of the ring that later ones are held against."""
