@@ -77,7 +77,7 @@ class WarmUp(Experiment):
     batch: int = 16
     steps: int = 300
     rate: float = 3e-3
-    seeds: int = 8
+    seeds: int = 6
 
     def run(self, track: Track = silently) -> Outcome:
         """See :class:`Experiment`."""
