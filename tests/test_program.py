@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import evenflow as ef
+from evenflow.check import first_flows
 from evenflow.errors import ModelError, ProgramError
 from evenflow.flow import Role
 

@@ -53,7 +53,7 @@ class Report:
 def check(
     model: nn.Module,
     inputs: Any,
-    loss: Callable[[Any], Tensor] | None = None,
+    loss: Callable[..., Tensor] | None = None,
     *,
     select: Iterable[str] = (),
     ignore: Iterable[str] = (),
@@ -75,7 +75,7 @@ def check(
 def check(
     model: nn.Module | Program,
     inputs: Any = None,
-    loss: Callable[[Any], Tensor] | None = None,
+    loss: Callable[..., Tensor] | None = None,
     *,
     select: Iterable[str] = (),
     ignore: Iterable[str] = (),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -22,8 +24,8 @@ def closed(output: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     "loss", [F.cross_entropy, nn.CrossEntropyLoss(), lambda output, target: closed(output)]
 )
-def test_a_pair_is_what_closing_over_the_target_gives(loss: object) -> None:
-    report = ef.check(MODEL, (X, Y), loss)  # type: ignore[call-overload]
+def test_a_pair_is_what_closing_over_the_target_gives(loss: Callable[..., Tensor]) -> None:
+    report = ef.check(MODEL, (X, Y), loss)
     expected = measure(MODEL, X, closed)
     assert report.flow.metadata["loss"] == expected.metadata["loss"]
     assert report.flow.rms("parameter_gradient") == expected.rms("parameter_gradient")
@@ -43,7 +45,7 @@ def test_a_loss_of_the_output_alone_leaves_a_pair_to_the_model() -> None:
 
 def test_without_a_pair_it_says_what_was_expected() -> None:
     with pytest.raises(LossError) as error:
-        ef.check(MODEL, X, F.cross_entropy)  # type: ignore[arg-type]
+        ef.check(MODEL, X, F.cross_entropy)
     assert str(error.value) == (
         "The loss needs two arguments, (output, target), so the batch must be a pair (inputs, target); it is "
         "float32 [5, 4]. Or close over the target: lambda output: loss(output, target)."
