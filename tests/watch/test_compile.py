@@ -43,6 +43,18 @@ class Net(nn.Module):
         return self.head(self.block(self.first(x))[0])
 
 
+class Chain(nn.Module):
+    def __init__(self, blocks: list[Block]) -> None:
+        super().__init__()
+        self.first, self.blocks, self.head = nn.Linear(4, 6), nn.ModuleList(blocks), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        for block in self.blocks:
+            x = block(x)[0]
+        return self.head(x)
+
+
 @pytest.fixture(autouse=True)
 def fresh() -> None:
     torch._dynamo.reset()
@@ -154,3 +166,29 @@ def test_a_module_that_compiles_itself() -> None:
         train(model, optimizer, 2)
     assert run.trouble is None
     same(run.run.flow(1), seen(lambda model: model, steps=2).flow(1), relative=1e-6)
+
+
+def test_many_watches_in_one_process() -> None:
+    for _ in range(5):
+        model, optimizer = made(aot)
+        with watch(model, optimizer, budget=1e-9) as run:
+            train(model, optimizer, 3)
+        assert run.trouble is None
+        assert [row.site.path for row in run.run.flow(0).chain()] == ["first", "block.twice", "head"]
+
+
+def test_parts_that_are_compiled_by_themselves_are_told() -> None:
+    torch.manual_seed(0)
+    blocks = [Block() for _ in range(10)]
+    for block in blocks:
+        block.compile(fullgraph=True, backend="aot_eager")
+    model = Chain(blocks)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with watch(model, optimizer, budget=None) as run:
+        train(model, optimizer, 2)
+    assert run.trouble is None
+    assert list(run.run.flow(1).rms("activation")) == ["first", "head"]
+    assert len(run.run.flow(1).rms("parameter_gradient")) == 44
+    (event,) = [event for event in run.run.events if event.kind == "unseen"]
+    assert event.text.startswith("blocks.0, blocks.1, blocks.2")
+    assert event.text.endswith("Compile the whole model to see them.")

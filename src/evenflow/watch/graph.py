@@ -22,12 +22,16 @@ is that the model is compiled twice.
 
 Autograd's graph, from which an eager pass tells what an output was made from, does
 not exist in there. While the compiler traces, its own graph is walked instead.
+
+Parts that are compiled by themselves have no probes: the compiler makes one graph
+for many equal blocks, and probes, each of which knows its place, would make it as many.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from types import CodeType
 from typing import Any, NamedTuple, Protocol, TypeAlias, final
 from weakref import WeakValueDictionary
 
@@ -35,12 +39,10 @@ import torch
 from torch import Tensor, nn
 
 _LIBRARY = torch.library.Library("evenflow", "DEF")
-_LIBRARY.define("begin(Tensor(a!) order, int listener) -> ()")
-_LIBRARY.define("seen(Tensor x, Tensor(a!) order, int listener, int module, bool differentiable) -> Tensor")
-_LIBRARY.define("arrived(Tensor(a!) gradient, Tensor ticket, int listener) -> ()")
+_LIBRARY.define("begin(Tensor(a!) listener) -> ()")
+_LIBRARY.define("seen(Tensor x, Tensor(a!) listener, int module, bool differentiable) -> Tensor")
+_LIBRARY.define("arrived(Tensor(a!) gradient, Tensor ticket) -> ()")
 
-_ORDER = torch.zeros(1)
-"""What the ops of the forward pass pretend to change."""
 NOTHING = -1
 """The ticket of an output that is not recorded."""
 
@@ -71,11 +73,11 @@ class Listener(Protocol):
     """Is told what happens in a compiled graph.
 
     Attributes:
-        number: As which it is known to the ops (:func:`register`).
+        tag: As which it is known to the ops (:func:`register`).
         on: Whether graphs shall have probes.
     """
 
-    number: int
+    tag: Tensor
     on: bool
 
     def graph_begins(self) -> None:
@@ -95,17 +97,21 @@ _LISTENERS: WeakValueDictionary[int, Listener] = WeakValueDictionary()
 _NUMBERS = itertools.count()
 
 
-def register(listener: Listener) -> int:
-    """A number for a listener, by which ops find it as long as it is alive."""
+def register(listener: Listener) -> Tensor:
+    """A number for a listener, by which ops find it as long as it is alive.
+
+    A tensor, for a graph takes in any tensor, but is made anew for every number. The ops of
+    the forward pass pretend to change it.
+    """
     number = next(_NUMBERS)
     _LISTENERS[number] = listener
-    return number
+    return torch.tensor([number])
 
 
 def begin(listener: Listener) -> None:
     """In a traced hook: a pass begins."""
     if listener.on and torch.is_grad_enabled():
-        torch.ops.evenflow.begin(_ORDER, listener.number)
+        torch.ops.evenflow.begin(listener.tag)
 
 
 def probe(listener: Listener, module: int, output: Any) -> Any:
@@ -127,10 +133,10 @@ def probe(listener: Listener, module: int, output: Any) -> Any:
 
 
 def _probed(listener: Listener, module: int, x: Tensor) -> Tensor:
-    ticket = torch.ops.evenflow.seen(x, _ORDER, listener.number, module, x.requires_grad)
+    ticket = torch.ops.evenflow.seen(x, listener.tag, module, x.requires_grad)
     if not x.requires_grad:
         return x
-    probed: Tensor = _Probe.apply(x, ticket, listener.number)  # type: ignore[no-untyped-call]
+    probed: Tensor = _Probe.apply(x, ticket)  # type: ignore[no-untyped-call]
     return probed
 
 
@@ -138,42 +144,47 @@ class _Probe(torch.autograd.Function):
     """Identity that shows the gradient to the listener."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, ticket: Tensor, listener: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, ticket: Tensor) -> Tensor:
         ctx.save_for_backward(ticket)
-        ctx.listener = listener
         return x.clone()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         (ticket,) = ctx.saved_tensors
         gradient = gradients[0].clone()
-        torch.ops.evenflow.arrived(gradient, ticket, ctx.listener)
-        return gradient, None, None
+        torch.ops.evenflow.arrived(gradient, ticket)
+        return gradient, None
 
 
-def _begin(order: Tensor, listener: int) -> None:
-    if listener in _LISTENERS:
-        _LISTENERS[listener].graph_begins()
+def _begin(listener: Tensor) -> None:
+    known = _LISTENERS.get(int(listener))
+    if known is not None:
+        known.graph_begins()
 
 
-def _seen(x: Tensor, order: Tensor, listener: int, module: int, differentiable: bool) -> Tensor:
-    known = _LISTENERS.get(listener)
+def _seen(x: Tensor, listener: Tensor, module: int, differentiable: bool) -> Tensor:
+    number = int(listener)
+    known = _LISTENERS.get(number)
     ticket = NOTHING if known is None else known.graph_saw(module, x, differentiable=differentiable)
-    return torch.tensor(ticket)
+    return torch.tensor([number, ticket])
 
 
-def _arrived(gradient: Tensor, ticket: Tensor, listener: int) -> None:
-    known, number = _LISTENERS.get(listener), int(ticket)
+def _arrived(gradient: Tensor, ticket: Tensor) -> None:
+    listener, number = ticket.tolist()
+    known = _LISTENERS.get(listener)
     if known is not None and number != NOTHING:
         known.graph_brought(number, gradient)
 
 
-def _trace_seen(x: Tensor, order: Tensor, listener: int, module: int, differentiable: bool) -> Tensor:
+def _trace_seen(x: Tensor, listener: Tensor, module: int, differentiable: bool) -> Tensor:
     """In place of :func:`_seen` while the compiler traces."""
-    known, node = _LISTENERS.get(listener), _node_being_traced()
-    if known is not None and node is not None:
-        known.graph_traced(*_made_from(node))
-    return torch.empty((), dtype=torch.int64)
+    node = _node_being_traced()
+    if node is not None:
+        tag = node.args[1].meta["grapharg"].example  # cannot be read in here
+        known = next((one for one in _LISTENERS.values() if one.tag is tag), None)
+        if known is not None:
+            known.graph_traced(*_made_from(node))
+    return torch.empty(2, dtype=torch.int64)
 
 
 for _name, _run, _trace in (
@@ -214,7 +225,7 @@ def _made_from(node: Any) -> tuple[TracedCall, Origin]:
         if other is node:
             break
         if _is_seen(other):
-            module = other.args[3]
+            module = other.args[2]
             earlier[other.args[0]] = (module, counts.get(module, 0))
             counts[module] = counts.get(module, 0) + 1
     output = node.args[0]
@@ -229,7 +240,7 @@ def _made_from(node: Any) -> tuple[TracedCall, Origin]:
             elif source not in known and not _is_seen(source):
                 known.add(source)
                 waiting.append(source)
-    module = node.args[3]
+    module = node.args[2]
     return (module, counts.get(module, 0)), Origin(same, tuple(found), outside=output.op == "placeholder")
 
 
@@ -244,32 +255,50 @@ def _through_probe(node: Any, earlier: dict[Any, TracedCall]) -> TracedCall | No
     return None
 
 
+_ORIGINS: dict[tuple[tuple[str, str], ...], dict[TracedCall, Origin]] = {}
+"""Paths and classes of a model's modules → what is known of its calls. Models of one structure may share a
+graph, which is traced for the first of them only."""
+
+
 @final
 class TracedModules:
-    """The modules by number, as compiled graphs name them, and what is known of those that were traced."""
+    """The modules of a model by number, as compiled graphs name them, and where their outputs come from."""
 
-    def __init__(self) -> None:
-        self.modules: list[tuple[str, nn.Module]] = []
-        self.origins: dict[TracedCall, Origin] = {}
-        self._numbers: dict[tuple[str, int], int] = {}
-
-    def number(self, path: str, module: nn.Module) -> int:
-        """A number for a module, which stays its own."""
-        number = self._numbers.setdefault((path, id(module)), len(self.modules))
-        if number == len(self.modules):
-            self.modules.append((path, module))
-        return number
-
-    def __contains__(self, path: object) -> bool:
-        return any(self.modules[number][0] == path for number, _ in self.origins)
+    def __init__(self, modules: Sequence[tuple[str, nn.Module]]) -> None:
+        self.modules = list(modules)
+        structure = tuple((path, type(module).__qualname__) for path, module in modules)
+        self.origins = _ORIGINS.setdefault(structure, {})
 
 
-def traceable(eager: Callable[..., None], traced: Callable[..., Any]) -> Callable[..., Any]:
-    """A hook that runs ``eager``; inside a compiled graph ``traced``, with the module's output alone."""
+_CODES: dict[str, CodeType] = {}
+
+
+def traceable(kind: str, eager: Callable[..., None], traced: Callable[..., Any]) -> Callable[..., Any]:
+    """A hook that runs ``eager``; inside a compiled graph ``traced``, with the module's output alone.
+
+    Hooks of one kind share a code object. The compiler keeps what it has made by code object,
+    and allows few versions of one.
+    """
 
     def hook(module: Any, args: Any, *output: Any) -> Any:
         if torch.compiler.is_compiling():
             return traced(*output)
         return eager(module, args, *output)
 
+    hook.__code__ = _CODES.setdefault(kind, hook.__code__.replace(co_name=kind))
     return hook
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether a module itself was compiled."""
+    return hasattr(module, "_orig_mod") or module._compiled_call_impl is not None
+
+
+def compiled_parts(modules: Sequence[tuple[str, nn.Module]]) -> tuple[str, ...]:
+    """Paths of modules that are compiled by themselves, inside a model that is not."""
+    found: list[str] = []
+    for path, module in modules:
+        inside = any(path.startswith(f"{outer}.") for outer in found)
+        if path and not inside and is_compiled(module):
+            found.append(path)
+    return tuple(found)

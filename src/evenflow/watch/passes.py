@@ -26,6 +26,7 @@ one is kept.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, final
 
@@ -69,10 +70,13 @@ class PassProbe:
         self._script: list[Output] = []
         self._depth = 0
         self._current: Pass | None = None
-        self._traced = graph.TracedModules()
-        self.number = graph.register(self)
+        self._traced = graph.TracedModules(inventory.modules)
+        self._in_graph = False
+        self.tag = graph.register(self)
         self.on = False
         """Whether hooks are on the modules, to record what they return."""
+        self.unseen: tuple[str, ...] = ()
+        """Paths of parts that are compiled by themselves, of which nothing is recorded."""
         self.turn = 0
         self.paused = False
 
@@ -83,36 +87,49 @@ class PassProbe:
     def attach(self) -> None:
         """Put hooks on all wanted modules, and on the model itself."""
         self.on = True
-        for path, module in self._inventory.modules:
+        self.unseen = graph.compiled_parts(self._inventory.modules)
+        if self._traced.modules != self._inventory.modules:
+            self._take_off()
+            self._traced = graph.TracedModules(self._inventory.modules)
+        for number, (path, module) in enumerate(self._inventory.modules):
             if isinstance(module, torch.jit.ScriptModule) or (path and not self._wanted(path)):
                 continue
+            if any(f"{path}.".startswith(f"{part}.") for part in self.unseen):
+                continue
             if path not in self._handles:
-                self._handles[path] = self._hooked(path, module)
+                self._handles[path] = self._hooked(number, path, module)
 
     def detach(self) -> None:
         """Take the hooks off and forget what waits. Those in compiled graphs stay, and do nothing."""
         self.on = False
-        for path in [path for path in self._handles if path not in self._traced]:
-            for handle in self._handles.pop(path):
-                handle.remove()
+        if not self._in_graph:
+            self._take_off()
         self._passes.clear()
         self._current = None
 
+    def _take_off(self) -> None:
+        for handle in itertools.chain.from_iterable(self._handles.values()):
+            handle.remove()
+        self._handles.clear()
+
     def remove(self) -> None:
         """Take all hooks off, for good."""
-        self._traced = graph.TracedModules()
+        self._in_graph = False
         self.detach()
 
-    def _hooked(self, path: str, module: nn.Module) -> list[RemovableHandle]:
+    def _hooked(self, number: int, path: str, module: nn.Module) -> list[RemovableHandle]:
         outer = not path or bool(module._modules)
-        number = self._traced.number(path, module)
         leave = graph.traceable(
-            self._timed(self._leaver(path, outer)), lambda output: graph.probe(self, number, output)
+            "leave" if path else "leave_model",
+            self._timed(self._leaver(path, outer)),
+            lambda output: graph.probe(self, number, output),
         )
         handles = [module.register_forward_hook(leave)]
         if outer:  # others can be in no other's way: what they return says enough
             begins = (lambda: graph.begin(self)) if not path else (lambda: None)
-            enter = graph.traceable(self._timed(self._enterer(path)), begins)
+            enter = graph.traceable(
+                "enter" if path else "enter_model", self._timed(self._enterer(path)), begins
+            )
             handles.append(module.register_forward_pre_hook(enter))
         return handles
 
@@ -228,6 +245,7 @@ class PassProbe:
             nonlocal ticket
             ticket = self._see(module, output, differentiable=differentiable)
 
+        self._in_graph = True
         if self.on and not self.paused and not _in_backward():
             self._timed(see)()
         return ticket

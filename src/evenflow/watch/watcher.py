@@ -39,9 +39,10 @@ from evenflow.watch.arguments import Models, Optimizers, check, models_by_role, 
 from evenflow.watch.errors import WatchWarning
 from evenflow.watch.facts import facts
 from evenflow.watch.governor import Allowance, Budget, Cost, Governor
+from evenflow.watch.graph import is_compiled
 from evenflow.watch.guard import Guard
 from evenflow.watch.inventory import Inventory
-from evenflow.watch.layout import MODEL_STRIDE
+from evenflow.watch.layout import MODEL_STRIDE, join
 from evenflow.watch.parameters import ParameterProbe
 from evenflow.watch.passes import PassProbe
 from evenflow.watch.ranks.local_gradients import LocalGradients
@@ -99,6 +100,8 @@ def watch(
     """
     models, optimizers = models_by_role(model), optimizers_by_name(optimizer)
     check(models, optimizers, budget, modules)
+    given = model.values() if isinstance(model, Mapping) else [model]
+    compiled = any(is_compiled(part) for one in given for part in one.modules())
     return Watch(
         models,
         optimizers,
@@ -109,6 +112,7 @@ def watch(
         config=config or {},
         overwrite=overwrite,
         flight_recorder=flight_recorder,
+        compiled=compiled,
     )
 
 
@@ -128,6 +132,7 @@ class Watch:
         config: Mapping[str, Any],
         overwrite: bool,
         flight_recorder: bool | str | os.PathLike[str],
+        compiled: bool,
     ) -> None:
         self._rank, self._ranks = rank_and_size()
         self._path = path if self._rank == 0 else None
@@ -177,6 +182,8 @@ class Watch:
         self._flight: FlightRecorder | None = None
         if flight_recorder is not False and is_sharded(models.values()):
             self.event("unsupported", "The flight recorder is off: it cannot run sharded models again.")
+        elif flight_recorder is not False and compiled:
+            self.event("unsupported", "The flight recorder is off: it cannot look into compiled models.")
         elif flight_recorder is not False:
             folder = f"{os.fspath(path).rstrip('/')}/{FOLDER}" if path is not None else None
             share = None if isinstance(budget, Allowance) else budget
@@ -445,10 +452,21 @@ class Watch:
         return any(changed)
 
     def _attach(self) -> None:
-        for passes in self._passes.values():
+        for prefix, passes in self._passes.items():
+            before = passes.unseen
             passes.attach()
+            if passes.unseen != before:
+                self._tell_unseen([join(prefix, path) for path in passes.unseen])
         for probe in self._parameters.values():
             probe.attach()
+
+    def _tell_unseen(self, parts: Sequence[str]) -> None:
+        if parts:
+            self.event(
+                "unseen",
+                f"{', '.join(parts)}: compiled by itself, inside a model that is not. Its outputs are not "
+                "recorded; its parameters are. Compile the whole model to see them.",
+            )
 
     def _detach(self) -> None:
         for passes in self._passes.values():
