@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from itertools import pairwise
 from typing import Any
@@ -135,6 +136,14 @@ def test_lsuv_needs_a_batch_that_the_model_takes() -> None:
         _fresh("lsuv", chain())
     with pytest.raises(PatchError, match="lsuv could not call the model: RuntimeError"):
         _fresh("lsuv", chain(), features(2, 5))
+
+
+def test_lsuv_of_a_silent_model_is_a_misfit_and_changes_nothing() -> None:
+    model = built(chain)
+    untouched = copy.deepcopy(model)
+    with pytest.raises(PatchError, match=r"reinitialise does not fit this model: .* has the variance 0\.0"):
+        Patch(Reinitialise("lsuv")).apply(model, torch.zeros(4, 16), in_place=True)
+    assert nets.differences(model, untouched) == []
 
 
 def test_lsuv_leaves_running_statistics_alone() -> None:

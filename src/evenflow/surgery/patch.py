@@ -165,7 +165,7 @@ class Patch:
                 scene.look_again(scope["model"])
                 steps: list[Step] = []
                 for one in edit.model_steps(scene):
-                    run([one], scope)
+                    _carried_out(edit, one, scope)
                     steps.append(one)
                 done.append((edit, steps))
             drew = not torch.equal(state, torch.get_rng_state())
@@ -428,6 +428,22 @@ def _added_to(model: Model, added: Sequence[str], role: str | None) -> dict[str,
     by_name = dict(journals.parameters(model))
     names = [name for name in added if role is None or name.split(".", 1)[0] == role]
     return {name: by_name[name] for name in names if name in by_name}
+
+
+def _carried_out(edit: Edit, one: Step, scope: Scope) -> None:
+    """Run a step of an edit; what goes wrong in it is a misfit.
+
+    Raises:
+        PatchError: It went wrong.
+    """
+    try:
+        run([one], scope)
+    except Exception as error:
+        at = f" at {one.source}" if one.source else ""
+        raise PatchError(
+            f"{edit.name} does not fit this model{at}: {type(error).__name__}: {error}. "
+            "Expected a model on which the edit can be carried out; choose other places with where."
+        ) from error
 
 
 def _through(steps: list[Step], loss: Any) -> Any:
