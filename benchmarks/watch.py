@@ -272,9 +272,9 @@ def compare(name: str, rounds: int, *, compiled: bool, read: Callable[[], float]
     with ExitStack() as stack:
         steps: dict[str, Step] = {}
         for tool, make in tools(names).items():
-            copied = copy.deepcopy(original[0])
+            copied: Any = copy.deepcopy(original[0])
             if compiled:
-                copied.compile(fullgraph=True)
+                copied = torch.compile(copied, fullgraph=True)
             model, optimizer, step = training((copied, *original[1:]))
             made = make(stack, model, optimizer, step)
             try:
