@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from docs.build import pages
@@ -31,6 +32,25 @@ def test_the_python_of_the_readme_runs(
     out = capsys.readouterr().out
     assert "EF101 vanishing_gradient at " in out
     assert "because of saturating_activation" in out
+
+
+def test_the_python_of_the_chapter_on_watching_runs(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / "watching.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    exec(
+        compile("\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL)), "watching.md", "exec"), names
+    )
+    assert "40 of 40 steps were sampled" in capsys.readouterr().out
+    assert names["wide"]["step"].to_list() == list(range(40))
+    before, after = (
+        names["wide"][f"gradient_norm_{when}_clipping"].to_numpy() for when in ("before", "after")
+    )
+    assert (after <= before * (1 + 1e-6)).all()
+    assert (after < 0.9 * before).any(), "some steps are clipped"
+    assert len(names["gradients"]) == 40 * 6
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])

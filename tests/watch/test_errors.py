@@ -17,6 +17,11 @@ MODEL = nn.Linear(2, 2)
 OPTIMIZER = torch.optim.SGD(MODEL.parameters(), 0.1)
 STRANGER = torch.optim.SGD(nn.Linear(2, 2).parameters(), 0.1)
 
+
+class FullyShardedDataParallel(nn.Sequential):
+    """Named like the one that cannot be watched, and that takes several processes to make."""
+
+
 MISTAKES: list[tuple[Callable[[], Any], str]] = [
     (
         lambda: watch("model", OPTIMIZER),  # type: ignore[arg-type]
@@ -29,6 +34,11 @@ MISTAKES: list[tuple[Callable[[], Any], str]] = [
     (
         lambda: watch(MODEL, [OPTIMIZER, 0.1]),  # type: ignore[list-item]
         "watch got a float for the optimizer '1'; expected a torch.optim.Optimizer, or several.",
+    ),
+    (
+        lambda: watch(nn.Sequential(FullyShardedDataParallel(MODEL)), OPTIMIZER),
+        "The model has a FullyShardedDataParallel (FSDP1) at '0', of which no rank can tell which part of "
+        "which parameter it holds. Shard it with torch.distributed.fsdp.fully_shard (FSDP2), which can be watched.",
     ),
     (lambda: watch(MODEL, []), "watch got no optimizer; steps are found from it. Give at least one."),
     (

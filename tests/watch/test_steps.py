@@ -217,6 +217,51 @@ def test_accumulation_over_micro_batches(set_to_none: bool) -> None:
         optimizer.zero_grad()
 
 
+def test_scaling_accumulation_and_clipping_together() -> None:
+    model, optimizer = (m := net()), sgd(m)
+    scaler = torch.amp.GradScaler("cpu", init_scale=512.0)
+
+    def loop(run: Watch) -> None:
+        for step in range(2):
+            for micro in range(2):
+                x, y = batch(10 * step + micro)
+                loss = F.cross_entropy(model(x), y)
+                scaler.scale(loss / 2).backward()
+                run.log(loss=loss)
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(model.parameters(), 0.05)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+
+    run = watched(model, optimizer, loop)
+    double = net()
+    optimizer = sgd(double)
+    for step, flow in run.flows():
+        arrived, losses = [], []
+        for micro in range(2):
+            x, y = batch(10 * step + micro)
+            hidden = double[0](x)
+            hidden.retain_grad()
+            losses.append(F.cross_entropy(double[1:](hidden), y))
+            (losses[-1] / 2).backward()
+            arrived.append(hidden.grad)
+        raw = gradients(double)
+        nn.utils.clip_grad_norm_(double.parameters(), 0.05)
+        clipped = gradients(double)
+        assert flow.rms("activation_gradient")["0"] == pytest.approx(rms(torch.cat(arrived)), rel=1e-5)
+        agree(flow.rms("parameter_gradient"), {name: rms(g) for name, g in raw.items()}, relative=1e-5)
+        figures = flow.metadata
+        assert figures["loss"] == pytest.approx(float(sum(losses)) / 2)
+        assert figures["loss_scale"] == 512.0
+        assert figures["gradient_norm_before_clipping"] == pytest.approx(norm(list(raw.values())), rel=1e-5)
+        assert figures["gradient_norm_after_clipping"] == pytest.approx(
+            norm(list(clipped.values())), rel=1e-5
+        )
+        optimizer.step()
+        optimizer.zero_grad()
+
+
 @pytest.mark.parametrize("named", [True, False])
 def test_gradients_are_reported_unscaled_and_skipped_steps_marked(named: bool) -> None:
     model, optimizer = (m := net()), sgd(m)

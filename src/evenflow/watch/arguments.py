@@ -19,6 +19,9 @@ Optimizers: TypeAlias = (
 )
 
 
+_FLAT = "FullyShardedDataParallel"
+
+
 def models_by_role(model: Models) -> dict[str, nn.Module]:
     """Role → model; a single model has the empty role.
 
@@ -57,6 +60,13 @@ def check(
             raise WatchError(
                 f"watch got a {type(model).__name__} for the model{f' {name!r}' if name else ''}; "
                 "expected an nn.Module, or a dict of them."
+            )
+        flat = [path for path, one in model.named_modules() if type(one).__name__ == _FLAT]
+        if flat:
+            raise WatchError(
+                f"The model{f' {name!r}' if name else ''} has a {_FLAT} (FSDP1) at {flat[0]!r}, "
+                "of which no rank can tell which part of which parameter it holds. Shard it with "
+                "torch.distributed.fsdp.fully_shard (FSDP2), which can be watched."
             )
     for name, one in optimizers.items():
         if not isinstance(one, torch.optim.Optimizer):

@@ -108,7 +108,8 @@ def unharmed(step: int, micro_batch: int, rank: int) -> float:
 
 adamw = partial(torch.optim.AdamW, lr=1e-2)
 one_by_one = partial(torch.optim.AdamW, lr=1e-2, foreach=False)
-"""PyTorch's multi-tensor optimizers, and its clipping, take no mixture of DTensors and plain ones."""
+"""PyTorch's multi-tensor optimizers, and its clipping, take no mixture of meshes, or of DTensors and plain
+tensors."""
 
 
 @dataclass
@@ -161,7 +162,7 @@ OTHERS = {
     "bad_rank_fsdp": Case(fsdp, micro_batches=2, harm=bad_rank),
 }
 ON_FOUR = {
-    "fsdp_tensor_parallel": Case(fsdp_tensor_parallel, sequence_net, clip=0.1),
+    "fsdp_tensor_parallel": Case(fsdp_tensor_parallel, sequence_net, one_by_one),
     "hybrid": Case(hybrid, parts=4),
 }
 CASES = {**SAME, **OTHERS, **ON_FOUR}
