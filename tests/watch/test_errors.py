@@ -38,7 +38,8 @@ MISTAKES: list[tuple[Callable[[], Any], str]] = [
     (
         lambda: watch(nn.Sequential(FullyShardedDataParallel(MODEL)), OPTIMIZER),
         "The model has a FullyShardedDataParallel (FSDP1) at '0', of which no rank can tell which part of "
-        "which parameter it holds. Shard it with torch.distributed.fsdp.fully_shard (FSDP2), which can be watched.",
+        "which parameter it holds. Shard it with torch.distributed.fsdp.fully_shard (FSDP2), which can be "
+        "watched.",
     ),
     (lambda: watch(MODEL, []), "watch got no optimizer; steps are found from it. Give at least one."),
     (

@@ -56,9 +56,13 @@ class Exchange:
     """
 
     def __init__(self, patience: float) -> None:
+        from torch._C._distributed_c10d import AllgatherOptions  # not in every build of PyTorch
+
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self._room = _ROOM
         self._patience = patience
+        self._options = AllgatherOptions()
+        self._options.timeout = timedelta(seconds=10.0 * patience)  # ours comes first
         self.closed = False
         """Set by any thread to end the wait for others."""
         store = dist.distributed_c10d._get_default_store()
@@ -87,7 +91,7 @@ class Exchange:
             sent = _packed(message, self._room)
             received = [torch.empty_like(sent) for _ in range(self.size)]
             try:
-                self._wait(self._group.allgather([received], [sent]))
+                self._wait(self._group.allgather([received], [sent], self._options))
             except RuntimeError as error:
                 raise ExchangeError(f"another rank does not answer ({_first_line(error)})") from error
             lengths = [int(one[:_HEAD].numpy().view(np.int64)[0]) for one in received]
@@ -104,14 +108,17 @@ class Exchange:
         self._group = None
 
     def _wait(self, work: Any) -> None:
-        """Wait in Python: a process that ends while C++ waits in another thread would be aborted."""
-        until, pause = monotonic() + self._patience, _SHORTEST_PAUSE
+        """Wait in Python: a process that ends while C++ waits in another thread would be aborted.
+
+        Pauses are counted and not the clock, which goes on while a process is stopped.
+        """
+        waited, pause = 0.0, _SHORTEST_PAUSE
         while not work.is_completed():
-            if self.closed or monotonic() > until:
+            if self.closed or waited > self._patience:
                 _abandoned.append(self._group)
-                why = "this rank has left" if self.closed else f"no answer within {self._patience:g} s"
-                raise ExchangeError(why)
+                raise ExchangeError("this rank has left" if self.closed else no_answer(self._patience))
             sleep(pause)
+            waited += pause
             pause = min(2.0 * pause, _LONGEST_PAUSE)
         work.wait()
 
@@ -132,6 +139,11 @@ def _opened(store: Any, patience: float) -> int:
 
 def _given_up(room: int) -> str:
     return f"evenflow/{room}/given_up"
+
+
+def no_answer(seconds: float) -> str:
+    """What to tell of a wait that was in vain."""
+    return f"no answer from the other ranks within {seconds:g} s"
 
 
 def _packed(message: bytes, room: int) -> Tensor:

@@ -23,6 +23,7 @@ import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import suppress
 from dataclasses import replace
 from queue import SimpleQueue
 from time import thread_time
@@ -33,7 +34,7 @@ from torch import nn
 
 from evenflow.store.errors import tell
 from evenflow.watch.errors import WatchWarning
-from evenflow.watch.ranks.exchange import PATIENCE, Exchange, ExchangeError
+from evenflow.watch.ranks.exchange import PATIENCE, Exchange, ExchangeError, no_answer
 from evenflow.watch.ranks.merge import Merger
 from evenflow.watch.ranks.message import decode, encode
 from evenflow.watch.ranks.placement import gradient_divisor, rank_and_size, tensor_parallel_peers
@@ -45,6 +46,8 @@ _LONGEST = 1000
 """Steps between meetings at most, so that figures reach the disk; samples may be further apart."""
 _GRACE = 5.0
 """Seconds that a rank whose training failed waits for meetings that others have come to already."""
+_PIECE = 0.5
+"""Seconds that are waited for an answer at a time."""
 _MOST_MEETINGS = 64
 """Meetings that wait to be held at most; then training waits for the oldest."""
 
@@ -110,7 +113,7 @@ class Team:
             return None
         try:
             exchange = Exchange(PATIENCE)
-        except ExchangeError as error:
+        except Exception as error:  # not every build of PyTorch has gloo
             tell(
                 f"evenflow sees rank {rank_and_size()[0]} alone: {error}. Call evenflow.watch on every rank, "
                 "also on those that write nothing, to see the training as a whole.",
@@ -190,10 +193,12 @@ class Team:
 
     @staticmethod
     def _answer(agreed: Future[int]) -> int:
-        try:
-            return agreed.result(PATIENCE)
-        except FutureTimeoutError:
-            raise ExchangeError(f"no answer from the other ranks within {PATIENCE:g} s") from None
+        waited = 0.0
+        while waited < PATIENCE:  # in pieces: what passes while the process is stopped counts as one
+            with suppress(FutureTimeoutError):
+                return agreed.result(_PIECE)
+            waited += _PIECE
+        raise ExchangeError(no_answer(PATIENCE))
 
     def _meet_forever(self) -> None:
         exchange = self._exchange
