@@ -11,7 +11,7 @@ import click
 
 from evenflow.cli.errors import plain_errors
 from evenflow.cli.help import TaughtCommand
-from evenflow.cli.output import save
+from evenflow.cli.output import bars, save
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -125,18 +125,8 @@ def _program(target: str) -> Program:
 
 @contextmanager
 def _tracked() -> Iterator[Track]:
-    """A bar for each stage, on standard error, where there is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    """A bar for each stage."""
+    with bars() as bar:
 
         def track(title: str, items: Iterable[Any], total: int) -> Iterable[Any]:
             return bar.track(items, total=total, description=title)

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from evenflow.cli.errors import Failure
 
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
-@contextmanager
-def progress(title: str) -> Iterator[Callable[[Sequence[Any]], Iterable[Any]]]:
-    """A bar on standard error, where there is a terminal; it goes when the work is done."""
+
+def bars() -> Progress:
+    """Bars on standard error, where there is a terminal; they go when the work is done."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -25,7 +27,13 @@ def progress(title: str) -> Iterator[Callable[[Sequence[Any]], Iterable[Any]]]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    return Progress(*columns, console=Console(stderr=True), transient=True)
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Callable[[Sequence[Any]], Iterable[Any]]]:
+    """A bar for the items of one sequence."""
+    with bars() as bar:
         yield lambda items: bar.track(items, total=len(items), description=title)
 
 
