@@ -19,6 +19,8 @@ from torch.nn import functional as F
 from evenflow import Program
 
 Source = Callable[[int, torch.Generator], tuple[Any, Any]]
+Pair = tuple[Tensor, Tensor]
+"""Inputs and targets."""
 Loss = Callable[[Any, Any], Tensor]
 Metric = Callable[[Any, Any], float]
 Build = Callable[[], Any]

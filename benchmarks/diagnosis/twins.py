@@ -7,20 +7,18 @@ is no number; other symptoms that the fault brings may rightly be reported, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import torch
+from benchmarks.diagnosis import faults
 from benchmarks.diagnosis.controls import recipes
 from benchmarks.diagnosis.controls.adversarial import adversaries
-from benchmarks.diagnosis.controls.dense import Change, changed, net, residual
-from benchmarks.diagnosis.controls.others import net as numbers_net
+from benchmarks.diagnosis.controls.dense import changed, net, residual
+from benchmarks.diagnosis.controls.numbers import net as numbers_net
 from benchmarks.diagnosis.controls.sequences import rnn, transformer
-from benchmarks.diagnosis.layers import Detached
 from benchmarks.diagnosis.recipe import Recipe, adam, adamw, cross_entropy, held_out, mapped, sgd, task
 from benchmarks.diagnosis.subject import Subject
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from evenflow.lab.tasks import Adding
@@ -55,81 +53,17 @@ def twin(
     )
 
 
-def every(kind: type[nn.Module], change: Callable[[Any], object]) -> Change:
-    """A change to all modules of a kind."""
-
-    def apply(model: nn.Module) -> None:
-        for module in model.modules():
-            if isinstance(module, kind):
-                change(module)
-
-    return apply
-
-
-def normal(std: float) -> Change:
-    return every(
-        nn.Linear, lambda linear: (nn.init.normal_(linear.weight, std=std), nn.init.zeros_(linear.bias))
-    )
-
-
-def zero_all(model: nn.Module) -> None:
-    for parameter in model.parameters():
-        parameter.zero_()
-
-
-def followed_by(build: Callable[[], nn.Module], last: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
-    return lambda: nn.Sequential(build(), last())
-
-
-def _encoder_detached(model: nn.Module) -> None:
-    layers = model.get_submodule("layers")
-    assert isinstance(layers, nn.Sequential)
-    for i in range(3):
-        layers[i] = Detached(layers[i])
-
-
-def _forgetful(model: nn.Module) -> None:
-    """Forget gates that are shut: −6 in both biases together."""
-    bias = model.get_parameter("cell.bias_ih_l0")
-    size = len(bias) // 4
-    bias[size : 2 * size] = -6.0
-
-
-def _sharp_attention(model: nn.Module) -> None:
-    """Queries and keys so large that each token looks at one other, whatever it says."""
-    for name, parameter in model.named_parameters():
-        if name.endswith(("query.weight", "key.weight")):
-            parameter.mul_(30.0)
-
-
-def _one_half_only(model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer was given the head alone."""
-    *_, head = (module for module in model.modules() if isinstance(module, nn.Linear))
-    return torch.optim.SGD(head.parameters(), 0.02, 0.9)
-
-
-def _root(output: Tensor, target: Tensor) -> Tensor:
-    """The root of an error that can be 0, whose slope is infinite there."""
-    return (output - output.detach() + 0 * target).abs().sqrt().mean() + F.mse_loss(output, target)
-
-
-def _log_of_probability(output: Tensor, target: Tensor) -> Tensor:
-    """Logarithm of a softmax of large numbers, by hand: log 0."""
-    p = (output * 1000).exp()
-    p = p / p.sum(-1, keepdim=True)
-    return F.nll_loss(p.log(), target)
-
-
-def _low_precision(model: nn.Module) -> torch.optim.Optimizer:
-    return torch.optim.SGD(model.parameters(), 2e-4)
-
-
 def twins() -> list[Subject]:
     """All twins."""
     base = recipes()
+    return [*_settings(base), *_parts(base), *_adversarial()]
+
+
+def _settings(base: dict[str, Recipe]) -> list[Subject]:
+    """Faults of rates, weights, scales and outputs."""
     relu, deep_tanh, momentum = base["relu-adam"], base["tanh-glorot-17"], base["relu-he-momentum"]
-    numbers, adding = base["regression-adam"], base["lstm-adding"]
-    found = [
+    numbers = base["regression-adam"]
+    return [
         # learning rates
         twin(
             momentum,
@@ -172,7 +106,7 @@ def twins() -> list[Subject]:
             f"{STUCK} vanishing_gradient dead_units",
             "init_too_small",
             0.3,
-            build=changed(net(6), normal(1e-3)),
+            build=changed(net(6), faults.normal(1e-3)),
             optimizer=sgd(0.02),
         ),
         twin(
@@ -182,7 +116,7 @@ def twins() -> list[Subject]:
             "init_too_large",
             0.8,
             confirmed="saturation",
-            build=changed(net(17, "tanh"), normal(1.0)),
+            build=changed(net(17, "tanh"), faults.normal(1.0)),
         ),
         twin(
             base["relu-he-30"],
@@ -198,7 +132,7 @@ def twins() -> list[Subject]:
             f"{STUCK} vanishing_gradient dead_units",
             "zero_init_symmetry",
             0.3,
-            build=changed(net(4), zero_all),
+            build=changed(net(4), faults.zero_all),
         ),
         twin(
             relu,
@@ -244,7 +178,7 @@ def twins() -> list[Subject]:
             STUCK,
             "wrong_loss_or_output",
             0.5,
-            build=followed_by(net(4), lambda: nn.Softmax(-1)),
+            build=faults.followed_by(net(4), lambda: nn.Softmax(-1)),
             optimizer=sgd(0.05),
         ),
         twin(
@@ -253,7 +187,7 @@ def twins() -> list[Subject]:
             f"{STUCK} vanishing_gradient",
             "wrong_loss_or_output",
             0.6,
-            build=followed_by(base["rare-class"].build, lambda: nn.Softmax(-1)),
+            build=faults.followed_by(base["rare-class"].build, lambda: nn.Softmax(-1)),
             loss=F.binary_cross_entropy,
         ),
         twin(
@@ -262,7 +196,7 @@ def twins() -> list[Subject]:
             f"{STUCK} dead_units vanishing_gradient",
             "wrong_loss_or_output dead_relu",
             0.6,
-            build=followed_by(numbers_net(), nn.ReLU),
+            build=faults.followed_by(numbers_net(), nn.ReLU),
             data=mapped(numbers.data, targets=lambda y: y - 2),
         ),
         twin(
@@ -273,7 +207,7 @@ def twins() -> list[Subject]:
             0.5,
             confirmed=f"{STUCK} saturation",
             places="1",
-            build=followed_by(numbers_net(), nn.Tanh),
+            build=faults.followed_by(numbers_net(), nn.Tanh),
             data=mapped(numbers.data, targets=lambda y: 10 * y + 20),
         ),
         twin(
@@ -283,7 +217,7 @@ def twins() -> list[Subject]:
             "wrong_loss_or_output unknown",
             0.5,
             confirmed="non_finite",
-            loss=_root,
+            loss=faults.root,
         ),
         twin(
             relu,
@@ -292,8 +226,15 @@ def twins() -> list[Subject]:
             "wrong_loss_or_output precision_overflow",
             0.5,
             confirmed="non_finite",
-            loss=_log_of_probability,
+            loss=faults.log_of_probability,
         ),
+    ]
+
+
+def _parts(base: dict[str, Recipe]) -> list[Subject]:
+    """Faults of single parts: what does not learn, recurrence, depth, the optimizer, number formats."""
+    relu, momentum, adding = base["relu-adam"], base["relu-he-momentum"], base["lstm-adding"]
+    return [
         # parts that do not learn
         twin(
             momentum,
@@ -303,7 +244,7 @@ def twins() -> list[Subject]:
             0.97,
             confirmed="",
             places="layers.0 layers.1 layers.2",
-            build=changed(net(6, init="he"), _encoder_detached),
+            build=changed(net(6, init="he"), faults.encoder_detached),
         ),
         twin(
             momentum,
@@ -326,7 +267,7 @@ def twins() -> list[Subject]:
             0.97,
             confirmed="",
             places="layers.0 layers.1 layers.2 layers.3 layers.4",
-            optimizer=_one_half_only,
+            optimizer=faults.one_half_only,
         ),
         # recurrence
         twin(
@@ -335,7 +276,7 @@ def twins() -> list[Subject]:
             f"{STUCK} vanishing_gradient",
             "long_recurrence saturating_activation",
             0.3,
-            build=changed(rnn("lstm", inputs=2, outputs=1, hidden=32), _forgetful),
+            build=changed(rnn("lstm", inputs=2, outputs=1, hidden=32), faults.forgetful),
             clip=None,
             optimizer=sgd(0.01),
         ),
@@ -401,7 +342,7 @@ def twins() -> list[Subject]:
             "attention_collapse init_too_large",
             0.5,
             confirmed="saturation",
-            build=changed(transformer(), _sharp_attention),
+            build=changed(transformer(), faults.sharp_attention),
         ),
         # the optimizer
         twin(
@@ -437,7 +378,7 @@ def twins() -> list[Subject]:
             "update_lost_to_rounding learning_rate_too_low",
             0.6,
             build=lambda: net(4, init="he")().bfloat16(),
-            optimizer=_low_precision,
+            optimizer=faults.low_precision,
             data=mapped(relu.data, lambda x: x.bfloat16()),
             loss=lambda o, y: cross_entropy(o.float(), y),
         ),
@@ -465,7 +406,6 @@ def twins() -> list[Subject]:
             loss=lambda o, y: cross_entropy(o.float(), y),
         ),
     ]
-    return [*found, *_adversarial()]
 
 
 def _adversarial() -> list[Subject]:
