@@ -113,7 +113,6 @@ def adversaries(
 
 def subjects() -> list[Subject]:
     return [
-        adversaries("gan-non-saturating-spectral", "non_saturating", spectral=True, steps=800),
         adversaries("gan-hinge-spectral", "hinge", spectral=True, rates=(1e-3, 4e-3)),
         adversaries("gan-wasserstein-penalty", "wasserstein", penalty=1.0, d_turns=3, steps=600),
         adversaries("gan-two-rates", "non_saturating", rates=(5e-4, 2e-3), penalty=1.0),
