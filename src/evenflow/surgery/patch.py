@@ -214,12 +214,21 @@ class Patch:
         return sorted(self.edits, key=lambda edit: edit.rank)
 
     def loss(self, program: Program | Losses) -> Any:
-        """The program's loss with the edits made: a function of (model, batch), or such by role."""
+        """The program's loss with the edits made: a function of (model, batch), or such by role.
+
+        Raises:
+            PatchError: An edit needs losses by role, and there is one loss.
+        """
         loss: Any = program.loss if isinstance(program, Program) else program
         for edit in self.edits:
             steps = list(edit.loss_steps())
             if not steps:
                 continue
+            if edit.by_role and not isinstance(loss, Mapping):
+                raise PatchError(
+                    f"{edit.name} needs losses by role, such as generator and discriminator, and this "
+                    "program has one loss. Give Program a mapping of losses."
+                )
             if isinstance(loss, Mapping) and not edit.by_role:
                 loss = {role: _through(steps, one) for role, one in loss.items()}
             else:

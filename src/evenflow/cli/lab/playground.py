@@ -34,8 +34,6 @@ HOST = "127.0.0.1"
 SEEDS = 3
 """Real nets that the button measures."""
 MOST_SEEDS = 16
-LOST = -45.0
-"""log10 of the smallest float32, 2⁻¹⁴⁹: below it the real gradient is exactly 0."""
 
 
 @final

@@ -21,8 +21,6 @@ class Adversarial(Remedy):
 
     def patches(self, case: Case) -> Iterator[Patch]:
         """See :class:`Remedy`."""
-        if not {"generator", "discriminator"} <= set(case.training.losses):
-            return
         for kind in ("non_saturating", "hinge", "lsgan", "wgan_gp"):
             yield Patch([GanLoss(kind)])
         yield Patch([GanLoss("non_saturating"), SetLearningRate(factor=0.3)])

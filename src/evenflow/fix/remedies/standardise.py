@@ -25,16 +25,13 @@ class Standardise(Remedy):
         if case.pair is None:
             return
         inputs, targets = case.pair
-        found = []
-        if inputs.is_floating_point() and CauseName.UNSCALED_TARGET not in set(case.causes) - {
-            CauseName.UNSCALED_INPUT
-        }:
-            dimension = None if inputs.dim() < 2 else 1 if inputs.dim() > 3 else -1
-            found.append(StandardiseInput.of(inputs, dimension))
-            yield Patch([found[-1]])
-            yield Patch([StandardiseInput.of(inputs)])
+        on_inputs = StandardiseInput.of(inputs) if inputs.is_floating_point() else None
+        if on_inputs is not None:
+            if inputs.dim() > 1:
+                yield Patch([StandardiseInput.of(inputs, 1 if inputs.dim() > 3 else -1)])
+            yield Patch([on_inputs])
         if targets.is_floating_point() and float(targets.std()) > 0:
-            found.append(StandardiseTarget.of(targets))  # type: ignore[arg-type]
-            yield Patch([found[-1]])
-        if inputs.is_floating_point():
-            yield Patch([StandardiseInput.of(inputs), *found[1:]])
+            on_targets = StandardiseTarget.of(targets)
+            yield Patch([on_targets])
+            if on_inputs is not None:
+                yield Patch([on_inputs, on_targets])
