@@ -5,6 +5,11 @@
     python benchmarks/diagnose.py --split open        the half that may be looked at
     python benchmarks/diagnose.py --only gan so-31    programs of such a name or kind
     python benchmarks/diagnose.py --misses FILE       what went wrong in the open half, and what was seen
+    python benchmarks/diagnose.py --keep DIR          keep what evenflow saw of each program, and
+    python benchmarks/diagnose.py --from DIR          judge that again by today's rules: no training
+    python benchmarks/diagnose.py --json FILE --jobs 2
+                                                      a line for each program as it ends, two at a time;
+                                                      with --resume, what FILE has is not run again
 
 A program is trained bare, then by each tool, from the same seed, in one thread. Times are
 of the processor, so that other work on the machine does not count.
@@ -19,93 +24,44 @@ writes rules looks at them, and their figures are printed beside those of the op
 from __future__ import annotations
 
 import argparse
-import importlib
-import json
 import sys
-import time
-import traceback
-import warnings
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks.diagnosis.case import cases
-from benchmarks.diagnosis.controls import controls
-from benchmarks.diagnosis.peers import PEERS
+from benchmarks.diagnosis.runner import Job, Way, outcomes, peers, records, subjects, written
 from benchmarks.diagnosis.scoring import Outcome, cause_table, summary
 from benchmarks.diagnosis.subject import Subject
-from benchmarks.diagnosis.tools import Tool, Verdict, evenflow_tool
-from benchmarks.diagnosis.twins import twins
 
 console = Console(width=max(100, Console().width))
 
 
 def chosen(words: list[str], split: str | None, origins: list[str]) -> list[Subject]:
     """The programs that were asked for."""
-    every = [*cases(), *controls(), *twins()]
     return [
         one
-        for one in every
+        for one in subjects().values()
         if (not words or any(word in one.name or word == one.kind for word in words))
         and (split is None or one.split == split)
         and (not origins or one.origin in origins)
     ]
 
 
-def tools(peers: str | None) -> tuple[dict[str, Tool], list[str]]:
-    """The tools that can run, and why others cannot."""
-    found: dict[str, Tool] = {"evenflow": evenflow_tool}
-    missing = []
-    if peers is not None:
-        sys.path.append(peers)
-        for name, (module, tool) in PEERS.items():
-            try:
-                if module is not None:
-                    importlib.import_module(module)
-                found[name] = tool
-            except ImportError as error:
-                missing.append(f"{name} is left out: {error}. pip install --no-deps --target {peers} {name}")
-    return found, missing
-
-
-def bare(subject: Subject, seed: int) -> tuple[float, float | None]:
-    """Processor seconds of the training alone, and the metric that it reaches."""
-    program = subject.program()
-    began = time.process_time()
-    with torch.random.fork_rng(devices=[]):
-        training = program.start(seed)
-        unsound = 0
-        for figures in training.run():
-            sound = all(bool(torch.isfinite(torch.as_tensor(value))) for value in figures.values())
-            unsound = 0 if sound else unsound + 1
-            if unsound >= 30:
-                break
-        seconds = time.process_time() - began
-        metric = program.metric(training.model) if program.metric is not None else None
-    return seconds, metric
-
-
-def weigh(subject: Subject, seed: int, name: str, tool: Tool, training_seconds: float) -> Outcome:
-    """One tool on one program; what it raises is an outcome too."""
-    program, error, verdict = subject.program(), None, Verdict()
-    began = time.process_time()
-    try:
-        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-            warnings.simplefilter("ignore")
-            verdict = tool(program, seed)
-    except Exception:  # a tool that fails has missed, and the benchmark goes on
-        error = traceback.format_exc(limit=-2).strip().replace("\n", " | ")
-    return Outcome(name, subject, seed, verdict, time.process_time() - began, training_seconds, error)
-
-
-def run(subjects: list[Subject], with_tools: dict[str, Tool], seeds: int | None) -> Iterator[Outcome]:
-    """Every tool on every program, with a bar; a control that does not reach its metric is told."""
-    jobs = [(one, seed) for one in subjects for seed in one.seeds[:seeds]]
+def run(jobs: list[Job], way: Way, processes: int, ledger: Path | None, resume: bool) -> Iterator[Outcome]:
+    """Every tool on every program, with a bar; a program that is not as it is claimed to be is told."""
+    tools = {"evenflow", *peers(way.peers)[0]}
+    known = written(ledger, tools) if ledger is not None and resume else {}
+    if ledger is not None and not resume:
+        ledger.write_text("", "utf-8")
+    before = [known[job] for job in jobs if job in known]
+    left = [job for job in jobs if job not in known]
     columns = (
         TextColumn("{task.description:44s}"),
         BarColumn(),
@@ -114,27 +70,14 @@ def run(subjects: list[Subject], with_tools: dict[str, Tool], seeds: int | None)
     )
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("", total=len(jobs))
-        for subject, seed in jobs:
-            progress.update(task, description=subject.name)
-            try:
-                seconds, metric = bare(subject, seed)
-            except Exception as error:
-                console.print(f"[red]{subject.name} cannot be run: {type(error).__name__}: {error}")
-                progress.advance(task)
-                continue
-            if not subject.as_claimed(metric):
-                bound = f"≥ {subject.threshold}" if subject.threshold is not None else f"< {subject.ceiling}"
-                console.print(
-                    f"[red]{subject.name}#{seed} is left out: its metric is {metric}, expected {bound} "
-                    f"of a {'faulty' if subject.faulty else 'healthy'} program"
-                )
-                progress.advance(task)
-                continue
-            for name, tool in with_tools.items():
-                outcome = weigh(subject, seed, name, tool, seconds)
-                console.print(line(outcome), highlight=False, soft_wrap=True)
+        for record in chain(before, records(left, way, processes, ledger)):
+            progress.update(task, description=record["program"], advance=1)
+            if record["left_out"]:
+                text = f"{record['program']}#{record['seed']} is left out: {record['left_out']}"
+                console.print(f"[red]{escape(text)}")
+            for outcome in outcomes(record, tools):
+                console.print(line(outcome), highlight=False, markup=False, soft_wrap=True)
                 yield outcome
-            progress.advance(task)
 
 
 def line(outcome: Outcome) -> str:
@@ -210,35 +153,40 @@ def main() -> None:
     parser.add_argument("--origin", nargs="*", default=[], choices=["corpus", "control", "twin"])
     parser.add_argument("--seeds", type=int, metavar="N", help="at most so many seeds of each program")
     parser.add_argument("--peers", metavar="DIR", help="run the peers that were installed there too")
-    parser.add_argument("--json", metavar="FILE", help="write every outcome there")
-    parser.add_argument("--misses", metavar="FILE", help="write what went wrong in the open half there")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep there what evenflow saw")
+    parser.add_argument("--from", dest="source", type=Path, metavar="DIR", help="judge what was kept there")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="in so many processes")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write a line there as each program ends")
+    parser.add_argument("--resume", action="store_true", help="leave out what the --json file has already")
+    parser.add_argument("--misses", type=Path, metavar="FILE", help="what went wrong in the open half")
     parser.add_argument("--list", action="store_true", help="list the programs and run nothing")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    subjects = chosen(asked.only, asked.split, asked.origin)
-    if not subjects:
+    found = chosen(asked.only, asked.split, asked.origin)
+    if not found:
         parser.error(f"no program's name or kind contains {' or '.join(asked.only)}; --list shows them all")
+    if asked.resume and asked.json is None:
+        parser.error("--resume needs the --json FILE that the interrupted run was writing")
+    if asked.source is not None and (asked.keep is not None or asked.peers is not None):
+        parser.error("--from trains nothing, so there is nothing to --keep and nothing for --peers to see")
     if asked.list:
-        for one in subjects:
+        for one in found:
             known = f"{', '.join(one.symptoms)} | {', '.join(one.causes)}" if one.faulty else "healthy"
             console.print(f"{one.name:40s} {one.kind:12s} {one.origin:8s} {one.split:9s} {known}")
         return
-    with_tools, missing = tools(asked.peers)
-    bare(subjects[0], 0)  # what is slow only once is no tool's fault
-    outcomes = []
-    story = Path(asked.misses) if asked.misses else None
-    if story is not None:
-        story.write_text("# What went wrong\n", "utf-8")
-    for outcome in run(subjects, with_tools, asked.seeds):
-        outcomes.append(outcome)
-        if story is not None:
-            with story.open("a", encoding="utf-8") as file:
+    jobs = [(one.name, seed) for one in found for seed in one.seeds[: asked.seeds]]
+    way = Way(asked.peers, asked.keep, asked.source)
+    said = []
+    if asked.misses is not None:
+        asked.misses.write_text("# What went wrong\n", "utf-8")
+    for outcome in run(jobs, way, asked.jobs, asked.json, asked.resume):
+        said.append(outcome)
+        if asked.misses is not None:
+            with asked.misses.open("a", encoding="utf-8") as file:
                 file.writelines(f"{text}\n" for text in miss(outcome))
-    show(outcomes)
-    for text in missing:
+    show(said)
+    for text in peers(asked.peers)[1]:
         console.print(text)
-    if asked.json:
-        Path(asked.json).write_text(json.dumps([one.as_json() for one in outcomes], indent=1), "utf-8")
 
 
 if __name__ == "__main__":

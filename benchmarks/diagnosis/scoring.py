@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Self
 
 from benchmarks.diagnosis.subject import Subject
 from benchmarks.diagnosis.tools import Verdict
@@ -85,11 +85,18 @@ class Outcome:
             "split": subject.split,
             "seed": self.seed,
             "known": {"symptoms": subject.symptoms, "confirmed": subject.confirmed, "causes": subject.causes},
-            "said": {name: said for name, said in asdict(self.verdict).items() if name != "story"},
+            "said": asdict(self.verdict),
             "seconds": round(self.seconds, 3),
             "training_seconds": round(self.training_seconds, 3),
             "error": self.error,
         }
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any], subject: Subject) -> Self:
+        """The outcome of a record of :meth:`as_json`; what is known is taken from the subject of today."""
+        said = Verdict(**{name: tuple(words) for name, words in record["said"].items()})
+        seconds, training = record["seconds"], record["training_seconds"]
+        return cls(record["tool"], subject, record["seed"], said, seconds, training, record["error"])
 
 
 def _inside(place: str, known: tuple[str, ...]) -> bool:

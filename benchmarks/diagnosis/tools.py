@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeAlias
 
+from benchmarks.diagnosis import kept
 from benchmarks.diagnosis.observe import story
 
 from evenflow import Program, Report, check
+from evenflow.check import first_flows, judged
+from evenflow.watch import watch_training
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,20 @@ Tool: TypeAlias = Callable[[Program, int], Verdict]
 def evenflow_tool(program: Program, seed: int) -> Verdict:
     """What ``evenflow.check`` says of a program."""
     return verdict_of(check(program, seed=seed))
+
+
+def keeping(place: Path, training_seconds: float, metric: float | None) -> Tool:
+    """The same, and what was seen is kept at ``place``."""
+
+    def tool(program: Program, seed: int) -> Verdict:
+        began = time.process_time()
+        flows = first_flows(program, seed)
+        watch_training(program, seed=seed, path=kept.fresh(place) / kept.TRAINING)
+        seconds = time.process_time() - began
+        kept.keep(place, flows, kept.Facts(training_seconds, seconds, metric, tuple(flows)))
+        return verdict_of(judged(*kept.seen(place, flows)))
+
+    return tool
 
 
 def verdict_of(report: Report) -> Verdict:

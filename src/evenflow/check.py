@@ -120,6 +120,21 @@ def _check_program(
 
     flows = first_flows(program, seed)
     run = watch_training(program, seed=seed, seconds=seconds)
+    return judged(flows, run, select=select, ignore=ignore)
+
+
+def judged(
+    flows: Mapping[str, Flow], run: Run, *, select: Iterable[str] = (), ignore: Iterable[str] = ()
+) -> Report:
+    """What the rules say of a program that was seen before, in memory or on disk.
+
+    Args:
+        flows: Its first batch, as :func:`first_flows` gives it.
+        run: Its training.
+        select: Rules to apply; all by default.
+        ignore: Rules to leave out.
+    """
+    select, ignore = tuple(select), tuple(ignore)
     seen: list[Flow | Run] = [*flows.values(), run]
     said = [diagnose(one, select=select, ignore=ignore) for one in seen]
     return Report(next(iter(flows.values())), _joined(said), run=run, flows=flows)
