@@ -135,7 +135,7 @@ def weigh(job: Job, way: Way) -> Record:
     if way.source is not None:
         found = [_again(subject, seed, way.source)]
     else:
-        own = evenflow_tool
+        own: Tool = evenflow_tool
         if way.keep is not None:
             own = keeping(kept.folder(way.keep, name, seed), seconds, metric)
         with_tools = {"evenflow": own, **peers(way.peers)[0]}
