@@ -11,6 +11,7 @@ from evenflow.surgery import Patch
 
 if TYPE_CHECKING:
     from evenflow.check import Report
+    from evenflow.flow import Flow
 
 
 class Verdict(StrEnum):
@@ -33,6 +34,9 @@ class Tried:
         baseline: Score of the unpatched program, one for each seed.
         patched: Score of the patched one, likewise.
         seconds: Processor time of one trial with the patch.
+        losses_before: Of the unpatched program, seed by seed, the loss at every step.
+        losses_after: Of the patched one, likewise.
+        flow: The first batch with the patch; None if it was not confirmed, or could not be measured.
     """
 
     patch: Patch
@@ -42,6 +46,9 @@ class Tried:
     baseline: tuple[float, ...]
     patched: tuple[float, ...]
     seconds: float
+    losses_before: tuple[tuple[float, ...], ...] = ()
+    losses_after: tuple[tuple[float, ...], ...] = ()
+    flow: Flow | None = field(default=None, compare=False)
 
     @property
     def differences(self) -> tuple[float, ...]:

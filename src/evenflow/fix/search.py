@@ -16,19 +16,20 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
 
-from evenflow.check import Report, check
+from evenflow.check import Report, check, first_flows
 from evenflow.errors import EvenflowError
 from evenflow.fix.course import Course, train
 from evenflow.fix.outcome import Outcome, Refuted, Tried, Verdict
 from evenflow.fix.remedy import Case, remedies
 from evenflow.fix.screen import screen
+from evenflow.flow import Flow
 from evenflow.lab.verdict import number
 from evenflow.parallel import Workers
 from evenflow.program import Program
@@ -71,6 +72,30 @@ class Candidate:
     promise: float
 
 
+Job: TypeAlias = tuple[Patch | None, int, int]
+"""(patch or None, seed, steps): one training."""
+
+
+class Subject(Protocol):
+    """What is to be mended: a program, or a script."""
+
+    @property
+    def report(self) -> Report:
+        """What was found before."""
+
+    def candidates(self) -> tuple[list[Candidate], list[str]]:
+        """(what remedies make of it, the most promising first; what only a person can do)."""
+
+    def screen(self, patch: Patch) -> str | None:
+        """Why a patch is not worth a trial; None if it is, or if only a trial can tell."""
+
+    def course(self) -> Callable[[Job], Course]:
+        """What trains; it can be pickled."""
+
+    def flow(self, patch: Patch) -> Flow | None:
+        """The first batch with a patch; None if it is not known."""
+
+
 def fix(
     program: Program,
     *,
@@ -109,7 +134,17 @@ def fix(
     report = check(program) if report is None else report
     if report.healthy:
         return Outcome(report)
-    search = _Search(program, report, tuple(seeds), steps, workers, track)
+    with torch.random.fork_rng(devices=[]):
+        subject = OfProgram(Case(program, report, program.start(seeds[0])))
+    steps = max(SHORTEST, round(SHARE * program.steps)) if steps is None else steps
+    return searched(subject, tuple(seeds), steps, workers, track)
+
+
+def searched(
+    subject: Subject, seeds: tuple[int, ...], steps: int, workers: Workers, track: Track = _silently
+) -> Outcome:
+    """The search itself; after Ctrl-C what was found until then."""
+    search = _Search(subject, seeds, steps, workers, track)
     try:
         search.run()
     except KeyboardInterrupt:
@@ -117,22 +152,62 @@ def fix(
     return search.outcome()
 
 
+def proposed(case: Case) -> tuple[list[Candidate], list[str]]:
+    """(what remedies make of a case, the most promising first; what only a person can do)."""
+    found: dict[str, Candidate] = {}
+    advice: list[str] = []
+    for remedy in remedies():
+        promise = remedy.promise(case)
+        if promise <= 0:
+            continue
+        for rank, patch in enumerate(remedy.patches(case)):
+            if not patch.touches:
+                advice.append(patch.describe())
+                continue
+            one = Candidate(patch, remedy.name, remedy.reason(case), promise * 0.9**rank)
+            known = found.setdefault(patch.to_json(), one)
+            if known.promise < one.promise:
+                found[patch.to_json()] = one
+    best = sorted(found.values(), key=lambda one: (-one.promise, one.patch.size))[:CANDIDATES]
+    return best, advice
+
+
+@dataclass(frozen=True, slots=True)
+class OfProgram:
+    """A program to be mended."""
+
+    case: Case
+
+    @property
+    def report(self) -> Report:
+        """See :class:`Subject`."""
+        return self.case.report
+
+    def candidates(self) -> tuple[list[Candidate], list[str]]:
+        """See :class:`Subject`."""
+        return proposed(self.case)
+
+    def screen(self, patch: Patch) -> str | None:
+        """See :class:`Subject`."""
+        return screen(self.case, patch)
+
+    def course(self) -> Callable[[Job], Course]:
+        """See :class:`Subject`."""
+        return partial(_course, self.case.program)
+
+    def flow(self, patch: Patch) -> Flow | None:
+        """See :class:`Subject`; of several roles the first."""
+        return next(iter(first_flows(patch.program(self.case.program)).values()))
+
+
 class _Search:
     """One search; what it found so far is in its attributes."""
 
     def __init__(
-        self,
-        program: Program,
-        report: Report,
-        seeds: tuple[int, ...],
-        steps: int | None,
-        workers: Workers,
-        track: Track,
+        self, subject: Subject, seeds: tuple[int, ...], steps: int, workers: Workers, track: Track
     ) -> None:
-        with torch.random.fork_rng(devices=[]):
-            self.case = Case(program, report, program.start(seeds[0]))
-        self.seeds, self.workers, self.track = seeds, workers, track
-        self.steps = max(SHORTEST, round(SHARE * program.steps)) if steps is None else steps
+        self.subject, self.seeds, self.steps = subject, seeds, steps
+        self.workers, self.track = workers, track
         self.trials: list[Tried] = []
         self.refuted: list[Refuted] = []
         self.advice: list[str] = []
@@ -140,15 +215,16 @@ class _Search:
 
     def run(self) -> None:
         """All of it."""
-        self._try(self._screened(self._candidates()))
+        candidates, self.advice = self.subject.candidates()
+        self._try(self._screened(candidates))
         if not self._confirmed():
             self._try(self._screened(self._combined()))
 
     def outcome(self, *, interrupted: bool = False) -> Outcome:
         """What is known by now."""
         return Outcome(
-            self.case.report,
-            tuple(_ranked(self._confirmed())),
+            self.subject.report,
+            tuple(replace(one, flow=self.subject.flow(one.patch)) for one in _ranked(self._confirmed())),
             tuple(self.trials),
             tuple(self.refuted),
             tuple(dict.fromkeys(self.advice)),
@@ -159,22 +235,6 @@ class _Search:
         return [trial for trial in self.trials if trial.verdict is Verdict.CONFIRMED]
 
     # Candidates
-
-    def _candidates(self) -> list[Candidate]:
-        found: dict[str, Candidate] = {}
-        for remedy in remedies():
-            promise = remedy.promise(self.case)
-            if promise <= 0:
-                continue
-            for rank, patch in enumerate(remedy.patches(self.case)):
-                if not patch.touches:
-                    self.advice.append(patch.describe())
-                    continue
-                one = Candidate(patch, remedy.name, remedy.reason(self.case), promise * 0.9**rank)
-                known = found.setdefault(patch.to_json(), one)
-                if known.promise < one.promise:
-                    found[patch.to_json()] = one
-        return sorted(found.values(), key=lambda one: (-one.promise, one.patch.size))[:CANDIDATES]
 
     def _combined(self) -> list[Candidate]:
         """Pairs of what came out best on its own, of different remedies."""
@@ -190,7 +250,7 @@ class _Search:
     def _screened(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         left = []
         for one in self.track("screening", candidates, len(candidates)):
-            why = screen(self.case, one.patch)
+            why = self.subject.screen(one.patch)
             if why is None:
                 left.append(one)
             else:
@@ -254,22 +314,24 @@ class _Search:
                     tuple(course.score(other_loss=other) for course in baseline),
                     tuple(course.score(other_loss=other) for course in own),
                     math.fsum(course.seconds for course in own) / count,
+                    tuple(course.losses for course in baseline),
+                    tuple(course.losses for course in own),
                 )
             )
 
-    def _trained(self, jobs: Sequence[tuple[Patch | None, int, int]], title: str) -> list[Course]:
+    def _trained(self, jobs: Sequence[Job], title: str) -> list[Course]:
         """A course for each (patch, seed, steps); those of before are not trained again."""
         keys = [("" if patch is None else patch.to_json(), seed, steps) for patch, seed, steps in jobs]
         todo = [
             (key, job) for key, job in dict(zip(keys, jobs, strict=True)).items() if key not in self._courses
         ]
-        results = self.workers.map(partial(_course, self.case.program), [job for _, job in todo])
+        results = self.workers.map(self.subject.course(), [job for _, job in todo])
         for (key, _), course in zip(todo, self.track(title, results, len(todo)), strict=True):
             self._courses[key] = course
         return [self._courses[key] for key in keys]
 
 
-def _course(program: Program, job: tuple[Patch | None, int, int]) -> Course:
+def _course(program: Program, job: Job) -> Course:
     patch, seed, steps = job
     try:
         return train(program if patch is None else patch.program(program), steps, seed)
