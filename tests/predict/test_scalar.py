@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from evenflow.predict.scalar import VARIABLE, Scalar, expect, expect_pair, times
+from evenflow.predict.scalar import VARIABLE, Scalar, _double, expect, expect_pair, times
 from evenflow.theory import gaussian
 
 aten = torch.ops.aten
@@ -48,6 +48,29 @@ def test_relu_pair_is_the_arc_cosine_kernel(rho: float) -> None:
     expected = (math.sqrt(1 - rho**2) + (math.pi - math.acos(rho)) * rho) / (2 * math.pi)
     found = expect_pair(FUNCTIONS["relu"], FUNCTIONS["relu"], (zero, zero), (one, one), array(rho))
     assert found[0] == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("rho", [-0.7, 0.0, 0.4, 0.7, 0.85])
+def test_mehlers_series_is_exact(rho: float) -> None:
+    """The arc-cosine kernel to rounding, where the remainder's bound says that the series suffices."""
+    expected = (math.sqrt(1 - rho**2) + (math.pi - math.acos(rho)) * rho) / (2 * math.pi)
+    found = expect_pair(
+        FUNCTIONS["relu"],
+        FUNCTIONS["relu"],
+        (array(0.0), array(0.0)),
+        (array(1.0), array(4.0)),
+        array(2 * rho),
+    )
+    assert found[0] == pytest.approx(2 * expected, rel=1e-11)
+
+
+@pytest.mark.parametrize("name", ["gelu", "tanh", "silu"])
+@pytest.mark.parametrize("rho", [-0.9, 0.3, 0.99])
+def test_series_and_quadrature_agree(name: str, rho: float) -> None:
+    f, g = FUNCTIONS[name], FUNCTIONS["sigmoid"]
+    at = array(0.3), array(-0.2), array(0.5), array(0.8), array(rho * math.sqrt(0.4))
+    series = expect_pair(f, g, at[:2], at[2:4], at[4])
+    assert series[0] == pytest.approx(_double(f, g, *at)[0], abs=1e-10)
 
 
 def test_unequal_variances() -> None:
