@@ -271,10 +271,14 @@ class Interpreter(TorchDispatchMode):
         if name == "_local_scalar_dense" and args[0].device.type == "meta":
             return self._number(args[0])
         if torch.Tag.inplace_view in func.tags:
-            before = self.field_of(args[0])
+            before, layout = self.field_of(args[0]), _layout(name, args)
             output = func(*args, **kwargs)
             if before is not None:
-                self.set_field(args[0], RULES[name](self._context, output, before, *args[1:]))
+                try:
+                    self.set_field(args[0], RULES[name](self._context, output, before, *args[1:], **layout))
+                except Exception as error:  # as for rules
+                    self._tell(name, error)
+                    self.set_field(args[0], None)
             return output
         tensors = list(_tensors((args, kwargs)))
         if all(t.device.type != "meta" for t in tensors) and kwargs.get("device") != torch.device("meta"):
@@ -332,6 +336,7 @@ class Interpreter(TorchDispatchMode):
             for key, value in kwargs.items()
             if key not in ("device", "layout", "pin_memory", "memory_format", "dtype", "generator")
         }
+        options |= _layout(name, args)
         try:
             if name in RULES:
                 result = RULES[name](self._context, output, *fields, **options)
@@ -412,6 +417,11 @@ def _place(tensor: Tensor) -> _Place:
         tuple(tensor.shape),
         tuple(stride if size > 1 else 0 for size, stride in zip(tensor.shape, tensor.stride(), strict=True)),
     )
+
+
+def _layout(name: str, args: Any) -> dict[str, Any]:
+    """What a rule must know of memory."""
+    return {"source": (args[0].stride(), args[0].storage_offset())} if name == "as_strided" else {}
 
 
 def _overlap(first: _Place, second: _Place) -> bool:

@@ -6,6 +6,7 @@ remembers of an activation survives reshaping.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
@@ -139,12 +140,52 @@ def repeat(context: Context, output: Any, x: Field, times: Sequence[int]) -> Fie
 
 @rule("as_strided")
 def as_strided(
-    context: Context, output: Any, x: Field, shape: Sequence[int], strides: Sequence[int], *rest: Any
+    context: Context,
+    output: Any,
+    x: Field,
+    shape: Sequence[int],
+    strides: Sequence[int],
+    offset: int | None = None,
+    *,
+    source: tuple[tuple[int, ...], int],
 ) -> Field:
-    """Only where it amounts to a permutation."""
-    if tuple(shape) == x.shape:
-        return x
-    raise NoRuleError("strides that are no view of the same entries")
+    """Memory read in another order, where that takes every entry of x once.
+
+    Args:
+        context: As for every rule.
+        output: As for every rule.
+        x: What the memory holds.
+        shape: Of the output.
+        strides: Of the output.
+        offset: Where it starts; where x starts for None.
+        source: Strides of x, and where it starts.
+    """
+    before, now = _memory_order(x.shape, source[0]), _memory_order(shape, strides)
+    if (
+        before is None
+        or now is None
+        or offset not in (None, source[1])
+        or math.prod(shape) != math.prod(x.shape)
+    ):
+        raise NoRuleError("strides that repeat or leave out entries")
+    inverse = [now.index(d) for d in range(len(now))]
+    return permute(
+        context,
+        None,
+        view(context, None, permute(context, None, x, before), [shape[d] for d in now]),
+        inverse,
+    )
+
+
+def _memory_order(shape: Sequence[int], strides: Sequence[int]) -> list[int] | None:
+    """Dimensions from the outermost in memory to the innermost; None if it has gaps or overlaps."""
+    order = sorted(range(len(shape)), key=lambda d: (shape[d] > 1, -strides[d]))
+    expected = 1
+    for d in reversed(order):
+        if shape[d] > 1 and strides[d] != expected:
+            return None
+        expected *= shape[d]
+    return order
 
 
 # Cutting
@@ -422,10 +463,15 @@ def slice_backward(
     context: Context, output: Any, g: Field, sizes: Sequence[int], dim: int, start: int, end: int, step: int
 ) -> Field:
     """The cotangent, zero where the slice did not reach."""
+    dim %= len(sizes)
     first, last, step = slice(start, end, step).indices(sizes[dim])
-    if step != 1:
-        raise NoRuleError("a slice with a step")
-    return padded(context, g, dim % len(sizes), first, sizes[dim] - last)
+    if step == 1:
+        return padded(context, g, dim, first, sizes[dim] - last)
+    if sizes[dim] % step or g.shape[dim] * step != sizes[dim]:
+        raise NoRuleError("a slice whose step does not divide the dimension")
+    # x[r::s] is column r of x as [n/s, s]
+    column = view(context, None, g, (*g.shape[: dim + 1], 1, *g.shape[dim + 1 :]))
+    return view(context, None, padded(context, column, dim + 1, first, step - first - 1), sizes)
 
 
 @rule("select_backward")
