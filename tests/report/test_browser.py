@@ -2,45 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.report import browser as browsers
+from tests.browser import NEEDED, Browser
 from tests.report import samples
-from tests.report.browser import Browser, Page
 
 from evenflow.report import ReportContent, render_html
 from evenflow.report.gallery import pictures
 
-pytest.importorskip("vl_convert", reason="the package vl-convert-python is not installed")
-EXECUTABLE = browsers.find()
-pytestmark = pytest.mark.skipif(
-    EXECUTABLE is None, reason=f"no browser on this machine (looked for {', '.join(browsers.NAMES)})"
-)
+pytestmark = NEEDED
 
 DRAWN = "document.documentElement.dataset.pictures"
 MARKS = """[...document.querySelectorAll('.frame')]
     .map(frame => frame.querySelectorAll('svg path, svg line, svg text').length)"""
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[Browser]:
-    assert EXECUTABLE is not None
-    with Browser(EXECUTABLE) as browser:
-        yield browser
-
-
-@pytest.fixture
-def browser(running: Browser) -> Iterator[Browser]:
-    yield running
-    running.close_pages()
-
-
-def opened(browser: Browser, folder: Path, content: ReportContent, **options: bool | int) -> Page:
+def opened(browser: Browser, folder: Path, content: ReportContent, **options: bool | int) -> Browser:
     path = folder / "report.html"
     path.write_text(render_html(content), encoding="utf-8")
-    return Page(browser, path, **options)  # type: ignore[arg-type]
+    browser.open(path, **options)  # type: ignore[arg-type]
+    return browser
 
 
 @pytest.mark.parametrize(
@@ -58,8 +40,8 @@ def test_all_pictures_are_drawn_in_silence_and_offline(
 ) -> None:
     page = opened(browser, tmp_path, content)
     assert page.value(DRAWN) == "drawn"
-    assert page.problems == []
-    assert page.requests == [(tmp_path / "report.html").as_uri()]
+    assert page.problems() == []
+    assert page.requests() == [(tmp_path / "report.html").as_uri()]
     marks = page.value(MARKS)
     assert len(marks) == len(pictures(content))
     assert min(marks) > 10
@@ -85,17 +67,17 @@ def test_a_script_that_got_in_would_not_run(browser: Browser, tmp_path: Path) ->
     )
     path = tmp_path / "report.html"
     path.write_text(text, encoding="utf-8")
-    page = Page(browser, path)
-    assert page.value("document.title") == "ResidualNet – gradient flow"
-    assert len([problem for problem in page.problems if "Content Security Policy" in problem]) >= 2
+    browser.open(path)
+    assert browser.value("document.title") == "ResidualNet – gradient flow"
+    assert len([problem for problem in browser.problems() if "Content Security Policy" in problem]) >= 2
 
 
 def test_the_theme_follows_the_reader(browser: Browser, tmp_path: Path) -> None:
     line = "getComputedStyle(document.querySelector('#picture-gradient .mark-line path')).stroke"
     ground = "getComputedStyle(document.body).backgroundColor"
     light = opened(browser, tmp_path, samples.vanishing())
-    dark = opened(browser, tmp_path, samples.vanishing(), dark=True)
     assert (light.value(line), light.value(ground)) == ("rgb(11, 110, 140)", "rgb(245, 248, 250)")
+    dark = opened(browser, tmp_path, samples.vanishing(), dark=True)
     assert (dark.value(line), dark.value(ground)) == ("rgb(79, 193, 222)", "rgb(13, 20, 25)")
 
 
