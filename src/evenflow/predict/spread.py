@@ -5,7 +5,7 @@ describe it, both variances of ln(mean square):
 
 * *own*: a tensor's entries are a sample. Over all pairs of entries i, j,
 
-      own = mean_ij E x_i² x_j² / (E x²)² − 1,
+      own = mean_ij cov(x_i², x_j²) / (E x²)²,
 
   which is 2/n for n independent Gaussian entries and 5/n for their ReLU, and
   does not shrink with the batch where samples are correlated. For Gaussian
@@ -92,11 +92,10 @@ def _own(field: Field, dims: tuple[int, ...] | None) -> float:
     if len(terms) == 1 and any(not f.linear for _, f in terms[0].functions):
         squares = tuple((atom, times(f, f)) for atom, f in terms[0].functions)
         table = Expression(field.shape, [Term(1.0, squares)]).table
-        return (
-            max(_pair_average(table, table.second, dims) / table.average**2 - 1, 0.0)
-            if table.average > 0
-            else 0.0
-        )
+        if table.average <= 0:
+            return 0.0
+        left, right = table.sides(table.means)
+        return max(_pair_average(table, table.second - left * right, dims) / table.average**2, 0.0)
     return 2 * _pair_correlation(field.table, dims)
 
 

@@ -1,17 +1,14 @@
 """Convolutions of any dimension, strided, dilated, padded, grouped and transposed.
 
 The kernel's entries are independent with mean zero, so two outputs covary only
-through the same tap k, whose inputs then agree or differ as the outputs do. With
-c_k the number of output positions for which tap k meets the input (P of them
-in all), per spatial dimension
+through the same tap k, whose inputs then agree or differ as the outputs do
+(:mod:`evenflow.predict.rules.positions`):
 
-    K_out = q_w C_in K_x · gain,
-    gain(agree) = Σ_k c_k / P,   gain(differ) = Σ_k c_k (c_k − 1) / (P (P − 1)).
+    K_out(p, p') = q_w C_in Σ_k K_x(input of p through k, input of p' through k).
 
-This counts zero padding and stride exactly, as an average over positions. The
-kernel's gradient sums over pairs of positions of one tap:
+The kernel's gradient sums over pairs of positions of one tap,
 
-    E dw² = Σ_(b, b') Π_dim [mean_k c_k, mean_k c_k (c_k − 1)] · K_g K_x.
+    E dw² = mean_k Σ_(b, b') Σ_(p, p') K_g(p, p') K_x(input of p through k, input of p' through k).
 """
 
 from __future__ import annotations
@@ -21,54 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from evenflow.predict.axes import Array, plain
+from evenflow.predict.axes import plain
 from evenflow.predict.fields import Field, Made
 from evenflow.predict.pointwise import apply
+from evenflow.predict.rules.positions import Maps, backward, mapped, pair_counts, taps, with_axis
 from evenflow.predict.rules.reductions import summed
 from evenflow.predict.rules.registry import Context, NoRuleError, rule
 from evenflow.predict.rules.views import view
-from evenflow.predict.table import Dims, Table, independent
-
-
-def tap_counts(size_in: int, size_out: int, kernel: int, stride: int, padding: int, dilation: int) -> Array:
-    """c_k: for how many output positions each tap meets the input [kernel]."""
-    position = np.arange(size_out)[:, None] * stride - padding + np.arange(kernel) * dilation
-    counts: Array = ((position >= 0) & (position < size_in)).sum(0).astype(float)
-    return counts
-
-
-def _canonical(table: Table) -> tuple[Array, Array]:
-    """K with exactly two classes for samples and positions, averaged over the channels that agree [B, …].
-
-    m likewise.
-    """
-    for dim in range(len(table.dims)):
-        table = table.single(dim) if dim == 1 else table.exchangeable(dim)
-    second = table.second
-    at = table.first_axis(1)
-    if table.dims[1]:
-        axis = table.dims[1][0]
-        weight = np.zeros(axis.classes)
-        weight[axis.agree] = axis.weights
-        second = np.tensordot(weight, second, (0, at))
-    shape = [2 if axes_of else 1 for d, axes_of in enumerate(table.dims) if d != 1]
-    return np.broadcast_to(second.reshape(shape), [2] * len(shape)), second
-
-
-def _spread(values: Array, counts: Sequence[Array], sizes: Sequence[int]) -> Array:
-    """Multiply spatial axes (after the first) by their gains."""
-    for i, (c, size) in enumerate(zip(counts, sizes, strict=True), start=1):
-        gain = np.array([(c * (c - 1)).sum() / max(size * (size - 1.0), 1.0), c.sum() / size])
-        values = values * gain.reshape([2 if d == i else 1 for d in range(values.ndim)])
-    return values
-
-
-def _table(values: Array, shape: Sequence[int]) -> Table:
-    """From [2 per sample and position] to a table with independent channels."""
-    values = np.stack([np.zeros_like(values), values], 1)
-    dims: Dims = tuple((plain(n),) if n > 1 else () for n in shape)
-    values = values[tuple(slice(None) if n > 1 else 1 for n in shape)]
-    return Table(dims, values, np.zeros((1,) * values.ndim))
+from evenflow.predict.table import Table, independent
 
 
 def _full(value: Sequence[int], n: int) -> list[int]:
@@ -76,34 +33,53 @@ def _full(value: Sequence[int], n: int) -> list[int]:
 
 
 class _Geometry:
-    """Sizes of one convolution, seen from input to output or (transposed) from output to input."""
+    """Sizes of one convolution, seen from its wide side (the input) to its narrow one (the output)."""
 
     def __init__(self, kernel: Sequence[int], stride: Any, padding: Any, dilation: Any) -> None:
         n = len(kernel)
         self.kernel = list(kernel)
         self.stride, self.padding, self.dilation = _full(stride, n), _full(padding, n), _full(dilation, n)
 
-    def counts(self, inputs: Sequence[int], outputs: Sequence[int]) -> list[Array]:
-        """Tap counts per spatial dimension of the convolution from ``inputs`` to ``outputs``."""
-        values = zip(inputs, outputs, self.kernel, self.stride, self.padding, self.dilation, strict=True)
-        return [tap_counts(*each) for each in values]
-
-    @property
-    def key(self) -> tuple[Any, ...]:
-        return tuple(map(tuple, (self.kernel, self.stride, self.padding, self.dilation)))
+    def maps(self, wide: Sequence[int], narrow: Sequence[int]) -> tuple[Maps, ...]:
+        """The taps of each spatial dimension."""
+        values = zip(wide, narrow, self.kernel, self.stride, self.padding, self.dilation, strict=True)
+        return tuple(taps(*each) for each in values)
 
 
-def _convolved(
-    x: Field, w: Field, shape: Sequence[int], counts: Sequence[Array], fan: float, key: Any
-) -> Field:
+def _over_channels(table: Table) -> Table:
+    """K averaged over the channels that agree; channels are dimension 1, of size 1 afterwards."""
+    table = table.single(1)
+    if not table.dims[1]:
+        return table
+    axis, at = table.dims[1][0], table.first_axis(1)
+    second = np.tensordot(axis.weights, table.second[(slice(None),) * at + (axis.agree,)], (0, at))
+    return Table(table.with_dim(1, []), second, None)
+
+
+def _flat(table: Table) -> Table:
+    """The same with one axis for the samples, exchangeable, and one for each spatial dimension."""
+    table = _over_channels(table).exchangeable(0)
+    for dim in (0, *range(2, len(table.dims))):
+        table = with_axis(table, dim)
+    return table
+
+
+def _convolved(x: Field, w: Field, shape: Sequence[int], maps: tuple[Maps, ...], fan: float) -> Field:
     if not w.table.centred:
         raise NoRuleError("a convolution whose kernel has a mean")
 
     def of_tables(tx: Table, tw: Table) -> Table:
-        values, _ = _canonical(tx)
-        return _table(_spread(values * tw.mean_square * fan, counts, shape[2:]), shape)
+        table = _over_channels(tx)
+        for dim, each in enumerate(maps, start=2):
+            table = mapped(table, dim, each)
+        second = table.second * (tw.mean_square * fan)
+        if shape[1] > 1:
+            at = table.first_axis(1)
+            second = np.stack([np.zeros_like(second), second], at)
+            table = Table(table.with_dim(1, [plain(shape[1])]), second, None)
+        return Table(table.dims, second, np.zeros([axis.segments for axis in table.axes]))
 
-    return Made(shape, (x, w), of_tables, ("convolution", tuple(shape), fan, key))
+    return Made(shape, (x, w), of_tables, ("convolution", tuple(shape), fan, maps))
 
 
 @rule("convolution", "_convolution")
@@ -125,10 +101,10 @@ def convolution(
     geometry = _Geometry(w.shape[2:], stride, padding, dilation)
     shape = tuple(output.shape)
     if transposed:
-        counts, fan = geometry.counts(shape[2:], x.shape[2:]), x.shape[1] / groups
+        maps = tuple(backward(each) for each in geometry.maps(shape[2:], x.shape[2:]))
+        y = _convolved(x, w, shape, maps, x.shape[1] / groups)
     else:
-        counts, fan = geometry.counts(x.shape[2:], shape[2:]), w.shape[1]
-    y = _convolved(x, w, shape, counts, fan, (geometry.key, transposed))
+        y = _convolved(x, w, shape, geometry.maps(x.shape[2:], shape[2:]), w.shape[1])
     if bias is not None:
         wide = view(context, None, bias, [n if d == 1 else 1 for d, n in enumerate(shape)])
         y = apply(None, "add", [y, wide], {}, shape)  # type: ignore[arg-type]
@@ -153,22 +129,22 @@ def convolution_backward(
 ) -> list[Field | None]:
     """Cotangents of input, kernel and bias."""
     geometry = _Geometry(w.shape[2:], stride, padding, dilation)
-    wide, narrow = (g.shape, x.shape) if transposed else (x.shape, g.shape)
-    counts = geometry.counts(wide[2:], narrow[2:])
-    fan = g.shape[1] / groups
-    gx = _convolved(g, w, x.shape, counts, fan, (geometry.key, not transposed)) if mask[0] else None
+    wide, narrow = (g, x) if transposed else (x, g)
+    maps = geometry.maps(wide.shape[2:], narrow.shape[2:])
+    back = maps if transposed else tuple(backward(each) for each in maps)
+    gx = _convolved(g, w, x.shape, back, g.shape[1] / groups) if mask[0] else None
 
-    def of_tables(tg: Table, tx: Table) -> Table:
-        values = _canonical(tg)[0] * _canonical(tx)[0]
-        samples = x.shape[0]
-        weights = [np.array([samples * (samples - 1.0), float(samples)])]
-        weights += [np.array([(c * (c - 1)).mean(), c.mean()]) for c in counts]
-        for weight in weights:
-            values = np.tensordot(weight, values, (0, 0))
+    def of_tables(t_narrow: Table, t_wide: Table) -> Table:
+        a, b = (_flat(t) for t in (t_narrow, t_wide))
+        values = b.second
+        for at, each in enumerate(maps, start=1):
+            counts = pair_counts(each, b.axes[at], a.axes[at])
+            values = np.moveaxis(np.tensordot(counts, values, (1, at)), 0, at)
+        values = (a.second * values).reshape(2, -1).sum(1) @ a.axes[0].counts
         return independent(w.shape, float(values))
 
     gw = (
-        Made(w.shape, (g, x), of_tables, ("kernel gradient", w.shape, geometry.key, transposed))
+        Made(w.shape, (narrow, wide), of_tables, ("kernel gradient", w.shape, maps, transposed))
         if mask[1]
         else None
     )

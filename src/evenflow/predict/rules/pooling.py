@@ -1,8 +1,9 @@
-"""Pooling and resampling over spatial dimensions, taken as exchangeable.
+"""Pooling and resampling over spatial dimensions.
 
-* Average over windows of k: K(agree) → K(differ) + (K(agree) − K(differ))/k.
-* Nearest-neighbour upsampling by s repeats each entry.
-* Max over a window: simulated from the covariance within and between windows.
+* Averages and nearest-neighbour upsampling are linear maps of positions
+  (:mod:`evenflow.predict.rules.positions`).
+* Max over a window: simulated from the covariance within and between windows,
+  positions taken as exchangeable.
   Its cotangent goes to the largest entry alone. What the activation before did
   to that entry (a ReLU passes it unless all were negative) is remembered.
 """
@@ -20,128 +21,83 @@ import torch
 from evenflow.predict.axes import Array, plain
 from evenflow.predict.fields import Field, Leaf, Made
 from evenflow.predict.pointwise import Routed, as_scalar
+from evenflow.predict.rules.positions import Maps, backward, copies, mapped, shares, windows
 from evenflow.predict.rules.registry import Context, NoRuleError, rule
 from evenflow.predict.scalar import Scalar
-from evenflow.predict.table import Dims, Table
+from evenflow.predict.table import Table
 
 SAMPLES = 40_000
 """Simulated windows: a relative error of about 1/√40 000 = .5 %."""
 
 
-def _spatial(x: Field, n: int) -> list[int]:
-    return list(range(len(x.shape) - n, len(x.shape)))
-
-
-def _per_dim(
-    x: Field,
-    shape: Sequence[int],
-    dims: Sequence[int],
-    change: Callable[[float, float, int, int], tuple[float, float]],
-    key: Any,
-) -> Field:
-    """Change (differ, agree) of each spatial axis from its size to the new one by a linear map."""
+def _mapped(x: Field, shape: Sequence[int], maps: Sequence[Maps]) -> Field:
+    """Each of the last dimensions through its map."""
+    first = len(x.shape) - len(maps)
 
     def of_table(table: Table) -> Table:
-        for dim in dims:
-            n, m = table.shape[dim], shape[dim]
-            table = table.exchangeable(dim)
-            at = table.first_axis(dim)
-            second, mean = table.second, table.mean
-            if not table.dims[dim]:
-                second = np.stack([second, second], at)
-                mean = None if mean is None else np.expand_dims(mean, at)
-            rows = np.array([change(1.0, 0.0, n, m), change(0.0, 1.0, n, m)]).T  # [new class, old class]
-            second = np.moveaxis(np.tensordot(rows, second, (1, at)), 0, at)
-            scale = math.sqrt(abs(sum(change(1.0, 1.0, n, m)) / 2))
-            mean = None if mean is None else mean * scale
-            if m > 1:
-                dims_: Dims = table.with_dim(dim, [plain(m)])
-            else:
-                second = np.take(second, 1, at)
-                mean = None if mean is None else np.take(mean, 0, at)
-                dims_ = table.with_dim(dim, [])
-            table = Table(dims_, second, mean)
+        for dim, each in enumerate(maps, start=first):
+            table = mapped(table, dim, each)
         return table
 
-    return Made(shape, (x,), of_table, (key, tuple(shape)))
+    return Made(shape, (x,), of_table, ("positions", tuple(maps)))
 
 
-def _pool(x: Field, shape: Sequence[int], windows: Sequence[int]) -> Field:
-    dims = _spatial(x, len(windows))
-    for dim, k in zip(dims, windows, strict=True):
-        target = [*x.shape[:dim], shape[dim], *x.shape[dim + 1 :]]
-
-        def change(differ: float, agree: float, n: int, m: int, k: int = k) -> tuple[float, float]:
-            return differ, differ + (agree - differ) / min(k, n)
-
-        x = _per_dim(x, target, [dim], change, ("pool", dim, k))
-    return x
+def _back(maps: Sequence[Maps]) -> list[Maps]:
+    return [backward(each) for each in maps]
 
 
-def _pool_backward(g: Field, shape: Sequence[int], windows: Sequence[int]) -> Field:
-    """Each entry of a window gets g/k."""
-    dims = _spatial(g, len(windows))
-    for dim, k in zip(dims, windows, strict=True):
-        target = [*g.shape[:dim], shape[dim], *g.shape[dim + 1 :]]
+def _full(values: Any, n: int) -> list[int]:
+    return list(values) * n if len(values) == 1 else list(values)
 
-        def change(differ: float, agree: float, m: int, n: int, k: int = k) -> tuple[float, float]:
-            k = min(k, n)
-            # The n input entries receive m·k shares; two of them lie in one window in a share of all pairs.
-            density = m * k / n
-            same = (k - 1) / max(n - 1, 1) if m * k <= n else m * k * (k - 1) / max(n * (n - 1), 1)
-            apart = density**2 - same
-            if m == 1:
-                return agree * same / k**2, agree * density / k**2
-            return (agree * same + differ * apart) / k**2, (
-                agree * density + differ * (density**2 - density if density > 1 else 0)
-            ) / k**2
 
-        g = _per_dim(g, target, [dim], change, ("unpool", dim, k))
-    return g
+def _windows(wide: Sequence[int], narrow: Sequence[int], options: Sequence[Any]) -> list[Maps]:
+    """The maps of an average pool with these options."""
+    given = [*options, *_DEFAULTS[len(options) :]]
+    kernel, stride, padding, _ceil, counted, divisor = given
+    if divisor is not None:
+        raise NoRuleError("an average with a divisor of its own")
+    n = len(wide) - 2
+    per_dim = [_full(values, n) for values in (kernel, stride or kernel, padding)]
+    sizes = zip(wide[2:], narrow[2:], *per_dim, strict=True)
+    return [windows(*each, count_padding=counted) for each in sizes]
+
+
+_DEFAULTS: list[Any] = [(1,), (), (0,), False, True, None]
+"""Kernel, stride, padding, ceil mode, whether padding counts, divisor."""
 
 
 @rule("avg_pool2d", "avg_pool1d", "avg_pool3d")
-def avg_pool(context: Context, output: Any, x: Field, kernel: Sequence[int], *args: Any) -> Field:
+def avg_pool(context: Context, output: Any, x: Field, *options: Any) -> Field:
     """Mean of each window."""
-    return _pool(x, tuple(output.shape), _full(kernel, x))
+    return _mapped(x, output.shape, _windows(x.shape, output.shape, options))
 
 
 @rule("avg_pool2d_backward", "avg_pool3d_backward")
-def avg_pool_backward(
-    context: Context, output: Any, g: Field, x: Field, kernel: Sequence[int], *args: Any
-) -> Field:
+def avg_pool_backward(context: Context, output: Any, g: Field, x: Field, *options: Any) -> Field:
     """g/k to each entry of the window."""
-    return _pool_backward(g, x.shape, _full(kernel, x))
+    return _mapped(g, x.shape, _back(_windows(x.shape, g.shape, options)))
 
 
-def _full(kernel: Any, x: Field) -> list[int]:
-    n = len(x.shape) - 2
-    return list(kernel) * n if len(kernel) == 1 else list(kernel)
+def _sizes(wide: Sequence[int], narrow: Sequence[int], of: Callable[[int, int], Maps]) -> list[Maps]:
+    return [of(n, m) for n, m in zip(wide[2:], narrow[2:], strict=True)]
 
 
 @rule("_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_avg_pool1d")
 def adaptive(context: Context, output: Any, x: Field, size: Any) -> Field:
     """Windows that share out the input."""
-    n = len(x.shape) - 2
-    return _pool(x, tuple(output.shape), [max(1, x.shape[2 + i] // output.shape[2 + i]) for i in range(n)])
+    return _mapped(x, output.shape, _sizes(x.shape, output.shape, shares))
 
 
 @rule("_adaptive_avg_pool2d_backward", "_adaptive_avg_pool3d_backward")
 def adaptive_backward(context: Context, output: Any, g: Field, x: Field) -> Field:
     """g/k to each entry of the window."""
-    n = len(x.shape) - 2
-    return _pool_backward(g, x.shape, [max(1, x.shape[2 + i] // g.shape[2 + i]) for i in range(n)])
+    return _mapped(g, x.shape, _back(_sizes(x.shape, g.shape, shares)))
 
 
 @rule("upsample_nearest2d", "upsample_nearest1d", "upsample_nearest3d", "_upsample_nearest_exact2d")
 def upsample(context: Context, output: Any, x: Field, *args: Any) -> Field:
     """Each entry repeated."""
-
-    def change(differ: float, agree: float, n: int, m: int) -> tuple[float, float]:
-        s = m / n
-        return (((s - 1) * agree + (n - 1) * s * differ) / (m - 1) if m > 1 else differ), agree
-
-    return _per_dim(x, tuple(output.shape), _spatial(x, len(x.shape) - 2), change, "upsample")
+    return _mapped(x, output.shape, _sizes(x.shape, output.shape, copies))
 
 
 @rule(
@@ -152,12 +108,7 @@ def upsample(context: Context, output: Any, x: Field, *args: Any) -> Field:
 )
 def upsample_backward(context: Context, output: Any, g: Field, *args: Any) -> Field:
     """The sum over an entry's copies."""
-
-    def change(differ: float, agree: float, m: int, n: int) -> tuple[float, float]:
-        s = m / n
-        return s * s * differ, s * agree + s * (s - 1) * differ
-
-    return _per_dim(g, tuple(output.shape), _spatial(g, len(g.shape) - 2), change, "upsample backward")
+    return _mapped(g, output.shape, _back(_sizes(output.shape, g.shape, copies)))
 
 
 # Max pooling
@@ -224,7 +175,7 @@ def _pattern_table(
 def max_pool(context: Context, output: Any, x: Field, kernel: Sequence[int], *args: Any) -> list[Any]:
     """The largest entry of each window, and where it was."""
     atom, function = as_scalar(x)
-    window = _Window(atom, function, _full(kernel, x))
+    window = _Window(atom, function, _full(kernel, len(x.shape) - 2))
     largest = {p: [window.values(v).max(1) for v in window.pair(p)] for p in np.ndindex(*(2,) * window.rank)}
     table = _pattern_table(
         output[0].shape,
