@@ -17,11 +17,13 @@ asks its rule for the output's :class:`~evenflow.predict.fields.Field`.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias, final
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -30,12 +32,12 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from evenflow.flow import Stats
 from evenflow.predict import pointwise
 from evenflow.predict.fields import Field, Leaf
+from evenflow.predict.memory import Memory
 from evenflow.predict.rules import RULES
 from evenflow.predict.rules.registry import Context, NoRuleError
+from evenflow.predict.shapes import Shapes
 from evenflow.predict.spread import log_variance
 from evenflow.predict.table import constant
-
-_Place: TypeAlias = tuple[int, int, tuple[int, ...], tuple[int, ...]]
 
 MAX_KNOWN = 1 << 22
 """Entries up to which a tensor that is not random is computed beside; 4 M hold a mask of 2048²."""
@@ -88,16 +90,40 @@ _POINTWISE = frozenset(
     for suffix in ("", "_backward")
 )
 """Pointwise ops that PyTorch does not tag as such."""
-_UNKNOWN = object()
 
 
-@dataclass(slots=True)
-class _Memory:
-    """What one storage holds: fields by place, with the time at which they were written."""
+@dataclass(frozen=True, slots=True)
+class _Op:
+    """What its schema says about an op.
 
-    time: int = 0
-    latest: _Place | None = None
-    fields: dict[_Place, tuple[int, Any]] = field(default_factory=dict)
+    Attributes:
+        func: The op.
+        name: Without overload and underscore.
+        inplace: Whether it writes to its first argument.
+        changes_view: Whether it gives its argument another shape.
+        several: Whether it returns several tensors.
+        pointwise: For pointwise ops, the op that makes a new tensor.
+    """
+
+    func: Any
+    name: str
+    inplace: bool
+    changes_view: bool
+    several: bool
+    pointwise: Any
+
+
+@cache
+def _op(func: Any) -> _Op:
+    full = func._schema.name.split("::")[1]
+    inplace = full.endswith("_") and not full.endswith("__")
+    name = full[:-1] if inplace else full
+    fresh = None
+    if torch.Tag.pointwise in func.tags or name in _POINTWISE:
+        fresh = getattr(getattr(torch.ops.aten, name), func._overloadname) if inplace else func
+    returns = func._schema.returns
+    several = len(returns) != 1 or isinstance(returns[0].type, torch.ListType)
+    return _Op(func, name, inplace, torch.Tag.inplace_view in func.tags, several, fresh)
 
 
 @final
@@ -115,102 +141,24 @@ class Interpreter(TorchDispatchMode):
         self.unknown: Counter[str] = Counter()
         self.remarks: Counter[str] = Counter()
         self.spread: dict[Stats, float] = {}
-        self._memories: dict[int, _Memory] = {}
-        self._kept: list[Tensor] = []
-        self._real: dict[int, tuple[Tensor, Leaf]] = {}
         self._twins: dict[int, Tensor] = {}
         self._context = Context(self.remarks)
+        self._memory = Memory(self._context)
+        self._shapes = Shapes()
 
     # Reading and writing
 
     def field_of(self, tensor: Tensor) -> Field | None:
         """The field of a tensor; None if it is not known."""
-        if tensor.numel() == 0:
-            return Leaf(None, torch.empty(tensor.shape, dtype=tensor.dtype))
-        if tensor.device.type != "meta":
-            known = self._real.get(id(tensor))
-            if known is None:
-                known = self._real[id(tensor)] = (tensor, _known(tensor.detach().clone()))
-            return known[1]
-        memory = self._memories.get(tensor.untyped_storage()._cdata)
-        if memory is None:
-            return None
-        place = _place(tensor)
-        time, found = memory.fields.get(place, (-1, _UNKNOWN))
-        if time < memory.time:
-            found = self._derived(memory, place, found)
-            memory.fields[place] = (memory.time, found)
-        return None if found is _UNKNOWN else found
+        return self._memory.read(tensor)
 
     def set_field(self, tensor: Tensor, value: Field | None) -> None:
         """Say what a tensor holds from now on."""
-        self._kept.append(tensor)
-        memory = self._memories.setdefault(tensor.untyped_storage()._cdata, _Memory())
-        memory.fields[_place(tensor)] = (memory.time, _UNKNOWN if value is None else value)
+        self._memory.put(tensor, value)
 
     def write(self, tensor: Tensor, value: Field | None) -> None:
         """As :meth:`set_field`, for memory that other views may share."""
-        memory = self._memories.setdefault(tensor.untyped_storage()._cdata, _Memory())
-        base = tensor._base if tensor._is_view() else None
-        whole: Field | None = None
-        if base is not None and base.numel() != tensor.numel():
-            whole = self._patched(base, tensor, value)
-        memory.time += 1
-        memory.latest = (
-            _place(tensor)
-            if (whole is None and base is None) or base is None or base.numel() == tensor.numel()
-            else _place(base)
-        )
-        written = _place(tensor)
-        for place, (time, found) in memory.fields.items():
-            if not _overlap(place, written):
-                memory.fields[place] = (
-                    memory.time,
-                    found if time == memory.time - 1 else self._derived(memory, place, found),
-                )
-        if memory.latest != written:
-            memory.fields[memory.latest] = (memory.time, _UNKNOWN if whole is None else whole)
-        self.set_field(tensor, value)
-
-    def _patched(self, base: Tensor, part: Tensor, value: Field | None) -> Field | None:
-        """The field of a tensor of which a part was overwritten."""
-        old = self.field_of(base)
-        if old is None or value is None:
-            return None
-        if (
-            isinstance(old, Leaf)
-            and isinstance(value, Leaf)
-            and old.values is not None
-            and value.values is not None
-        ):
-            offset = part.storage_offset() - base.storage_offset()
-            strides = list(part.stride())
-            if base.is_contiguous():
-                return _known(
-                    old.values.contiguous().as_strided_scatter(value.values, part.shape, strides, offset)
-                )
-        patched: Field = RULES["<patch>"](self._context, base, old, value, part)
-        return patched
-
-    def _derived(self, memory: _Memory, place: _Place, stale: Any) -> Any:
-        """What a place holds whose memory was written through another view."""
-        latest = memory.latest
-        if latest is None or (stale is _UNKNOWN and latest == place):
-            return _UNKNOWN
-        _, value = memory.fields[latest]
-        if value is _UNKNOWN:
-            return _UNKNOWN
-        shape, strides = place[2], place[3]
-        if math.prod(shape) == math.prod(latest[2]):
-            order = sorted(range(len(shape)), key=lambda d: -strides[d])
-            source = sorted(range(len(latest[2])), key=lambda d: -latest[3][d])
-            value = RULES["permute"](self._context, None, value, source)
-            value = RULES["view"](self._context, None, value, [shape[d] for d in order])
-            return RULES["permute"](self._context, None, value, [order.index(d) for d in range(len(shape))])
-        try:
-            return RULES["<part>"](self._context, value, latest, place)
-        except NoRuleError:
-            return _UNKNOWN
+        self._memory.write(tensor, value)
 
     def _to_meta(self, value: Any) -> Any:
         """A tensor with entries as one without, which stands for it in ops."""
@@ -260,68 +208,67 @@ class Interpreter(TorchDispatchMode):
 
     # Running
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled, so the compiler, a second of imports, need not be told to keep out."""
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run the op on shapes, then on fields."""
         kwargs = kwargs or {}
-        full = func._schema.name.split("::")[1]
-        inplace = full.endswith("_") and not full.endswith("__")
-        name = full[:-1] if inplace else full
-        if name == "_local_scalar_dense" and args[0].device.type == "meta":
+        op = _op(func)
+        if op.name == "_local_scalar_dense" and args[0].is_meta:
             return self._number(args[0])
-        if torch.Tag.inplace_view in func.tags:
-            before, layout = self.field_of(args[0]), _layout(name, args)
+        if op.changes_view:
+            before, layout = self.field_of(args[0]), _layout(op.name, args)
             output = func(*args, **kwargs)
             if before is not None:
                 try:
-                    self.set_field(args[0], RULES[name](self._context, output, before, *args[1:], **layout))
+                    self.set_field(
+                        args[0], RULES[op.name](self._context, output, before, *args[1:], **layout)
+                    )
                 except Exception as error:  # as for rules
-                    self._tell(name, error)
+                    self._tell(op.name, error)
                     self.set_field(args[0], None)
             return output
-        tensors = list(_tensors((args, kwargs)))
-        if all(t.device.type != "meta" for t in tensors) and kwargs.get("device") != torch.device("meta"):
-            return func(*args, **kwargs)
-        if name == "_to_copy" and tensors[0].device.type != "meta":
-            output = func(*args, **kwargs)
-            self.set_field(output, self.field_of(tensors[0]))
-            return output
-        if any(t.device.type != "meta" for t in tensors):
+        tensors = [*_tensors(args), *_tensors(tuple(kwargs.values()))] if kwargs else list(_tensors(args))
+        if not all(t.is_meta for t in tensors) or not tensors:
+            if all(not t.is_meta for t in tensors) and kwargs.get("device") != torch.device("meta"):
+                return func(*args, **kwargs)
+            if op.name == "_to_copy" and not tensors[0].is_meta:
+                output = func(*args, **kwargs)
+                self.set_field(output, self.field_of(tensors[0]))
+                return output
             args, kwargs = (_mapped(self._to_meta, part) for part in (args, kwargs))
-        output = func(*args, **kwargs)
-        with _disable_current_modes():
-            results = self._interpret(func, name, inplace, output, args, kwargs)
-        outputs = output if isinstance(output, (list, tuple)) else [output]
+            tensors = list(_tensors((*args, *kwargs.values())))
+        output = self._shapes.run(func, tuple(args), kwargs)
+        outputs = list(output) if isinstance(output, (list, tuple)) else [output]
+        with _disable_current_modes() if _modes() else contextlib.nullcontext():
+            results = self._interpret(op, tensors, outputs, args, kwargs)
         for tensor, value in zip(outputs, results, strict=False):
             if isinstance(tensor, Tensor):
-                if inplace or tensor is kwargs.get("out"):
-                    self.write(args[0] if inplace else tensor, value)
+                if op.inplace or tensor is kwargs.get("out"):
+                    self.write(args[0] if op.inplace else tensor, value)
                 else:
                     self.set_field(tensor, value)
         return output
 
     def _interpret(
-        self, func: Any, name: str, inplace: bool, output: Any, args: Any, kwargs: Any
+        self, op: _Op, tensors: list[Tensor], outputs: list[Any], args: Any, kwargs: Any
     ) -> list[Field | None]:
         """The fields of the outputs."""
-        outputs = list(output) if isinstance(output, (list, tuple)) else [output]
+        name = op.name
         nothing: list[Field | None] = [None] * len(outputs)
-        if not any(isinstance(tensor, Tensor) for tensor in outputs) or name.startswith(
-            ("empty", "new_empty")
-        ):
+        if name.startswith(("empty", "new_empty")) or not any(isinstance(t, Tensor) for t in outputs):
             return nothing
-        known = self._known(func, name, inplace, outputs, args, kwargs)
+        operands = {id(tensor): self.field_of(tensor) for tensor in tensors}
+        known = self._known(op, tensors, operands, outputs, args, kwargs)
         if known is not None:
             return known
-        operands = {id(t): self.field_of(t) for t in _tensors((args, kwargs))}
         writes_first = name in _RANDOM or name in ("fill", "zero", "copy")
-        missing = [
-            t
-            for i, t in enumerate(_tensors((args, kwargs)))
-            if operands[id(t)] is None and not (writes_first and i == 0)
-        ]
-        if missing:
+        if any(operands[id(t)] is None and not (writes_first and i == 0) for i, t in enumerate(tensors)):
             return nothing
         if name not in RULES and not any(isinstance(t, Tensor) and t.is_floating_point() for t in outputs):
             self.unknown[f"{name}: whole numbers or truth values that depend on random ones"] += 1
@@ -339,10 +286,9 @@ class Interpreter(TorchDispatchMode):
         options |= _layout(name, args)
         try:
             if name in RULES:
-                result = RULES[name](self._context, output, *fields, **options)
-            elif torch.Tag.pointwise in func.tags or name in _POINTWISE:
-                op = getattr(getattr(torch.ops.aten, name), func._overloadname) if inplace else func
-                result = pointwise.apply(op, name, fields, options, outputs[0].shape)
+                result = RULES[name](self._context, outputs if op.several else outputs[0], *fields, **options)
+            elif op.pointwise is not None:
+                result = pointwise.apply(op.pointwise, name, fields, options, outputs[0].shape)
             else:
                 raise NoRuleError("no rule for it")
         except Exception as error:  # a rule that fails is a gap to be told, not a crash
@@ -351,9 +297,16 @@ class Interpreter(TorchDispatchMode):
         return list(result) if isinstance(result, (list, tuple)) else [result]
 
     def _known(
-        self, func: Any, name: str, inplace: bool, outputs: list[Any], args: Any, kwargs: Any
+        self,
+        op: _Op,
+        tensors: list[Tensor],
+        operands: dict[int, Field | None],
+        outputs: list[Any],
+        args: Any,
+        kwargs: Any,
     ) -> list[Field | None] | None:
         """Outputs with entries, if all operands have them."""
+        name, inplace = op.name, op.inplace
         size = sum(t.numel() for t in outputs if isinstance(t, Tensor))
         first = outputs[0]
         if name in _FILLED or name in ("full", "new_full", "full_like"):
@@ -372,11 +325,11 @@ class Interpreter(TorchDispatchMode):
             ]
         skip_first = inplace and name == "copy"
         values: dict[int, Tensor] = {}
-        for i, tensor in enumerate(_tensors((args, kwargs))):
+        for i, tensor in enumerate(tensors):
             if (skip_first and i == 0) or tensor is kwargs.get("out"):
                 values[id(tensor)] = torch.empty(tensor.shape, dtype=tensor.dtype)
                 continue
-            found = self.field_of(tensor)
+            found = operands[id(tensor)]
             if not isinstance(found, Leaf) or found.values is None:
                 return None
             values[id(tensor)] = found.values.clone() if inplace and i == 0 else found.values
@@ -387,7 +340,7 @@ class Interpreter(TorchDispatchMode):
             return torch.device("cpu") if isinstance(x, torch.device) else x
 
         try:
-            result = func(*_mapped(to_cpu, args), **_mapped(to_cpu, kwargs))
+            result = op.func(*_mapped(to_cpu, args), **_mapped(to_cpu, kwargs))
         except (RuntimeError, NotImplementedError):
             return None
         results = result if isinstance(result, (list, tuple)) else [result]
@@ -406,39 +359,19 @@ class Interpreter(TorchDispatchMode):
         )
 
 
+def _modes() -> bool:
+    """Whether some mode sees what runs now."""
+    active: int = torch._C._len_torch_dispatch_stack()
+    return active > 0
+
+
 def _known(values: Tensor) -> Leaf:
     return Leaf(None, values)
-
-
-def _place(tensor: Tensor) -> _Place:
-    return (
-        tensor.untyped_storage()._cdata,
-        int(tensor.storage_offset()),
-        tuple(tensor.shape),
-        tuple(stride if size > 1 else 0 for size, stride in zip(tensor.shape, tensor.stride(), strict=True)),
-    )
 
 
 def _layout(name: str, args: Any) -> dict[str, Any]:
     """What a rule must know of memory."""
     return {"source": (args[0].stride(), args[0].storage_offset())} if name == "as_strided" else {}
-
-
-def _overlap(first: _Place, second: _Place) -> bool:
-    """Whether two places share an entry; True where that is hard to tell."""
-    (_, start_1, shape_1, strides_1), (_, start_2, _, strides_2) = sorted((first, second), key=lambda p: p[1])
-    span = sum((n - 1) * s for n, s in zip(shape_1, strides_1, strict=True))
-    if start_1 + span < start_2:
-        return False
-    if strides_1 != strides_2:
-        return True
-    distance = start_2 - start_1
-    for stride, n in sorted(zip(strides_1, shape_1, strict=True), reverse=True):
-        if stride:
-            steps, distance = divmod(distance, stride)
-            if steps >= n:
-                return False
-    return distance == 0
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

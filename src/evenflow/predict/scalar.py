@@ -23,6 +23,7 @@ deviations from .01 to 10 (tests compare with adaptive quadrature).
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -132,7 +133,7 @@ REMAINDER = 1e-12
 COEFFICIENTS = 20_000
 """Series remembered: about 20 MB."""
 
-_coefficients: dict[tuple[str, complex], Array] = {}
+_coefficients: dict[tuple[str, float, float], Array] = {}
 
 
 def expect(f: Scalar, mean: Array, variance: Array) -> Array:
@@ -172,36 +173,48 @@ def _pairs(
     f: Scalar, g: Scalar, means: tuple[Array, Array], variances: tuple[Array, Array], covariance: Array
 ) -> Array:
     """E f(u) g(v) of nonlinear f and g: by Mehler's series where its remainder is negligible."""
-    flat = np.array(np.broadcast_arrays(*means, *variances, covariance))
-    shape = flat.shape[1:]
-    rows = _rounded(flat).reshape(5, -1)
-    mean_u, mean_v, var_u, var_v, cov = rows
+    (mean_u, mean_v), (var_u, var_v), cov = (
+        [_rounded(_distinct(array)) for array in means],
+        [_rounded(_distinct(array)) for array in variances],
+        _rounded(covariance),
+    )
     scale = np.sqrt(np.maximum(var_u * var_v, 0.0))
-    rho = np.divide(cov, scale, out=np.zeros_like(cov), where=scale > 0).clip(-1.0, 1.0)
+    rho = np.divide(cov, scale, out=np.zeros(np.broadcast(cov, scale).shape), where=scale > 0).clip(-1.0, 1.0)
     a, b = _series(f, mean_u, var_u), _series(g, mean_v, var_v)
-    bound = REMAINDER * a[:, -1] * b[:, -1]
+    bound = REMAINDER * a[..., -1] * b[..., -1]
     for level, terms in enumerate(TERMS):
-        left_out = np.abs(rho) ** terms * a[:, MOST + level] * b[:, MOST + level]
+        left_out = np.abs(rho) ** terms * a[..., MOST + level] * b[..., MOST + level]
         slow = left_out > bound
         if not slow.any():
             break
-    result: Array = np.einsum("nk,nk,nk->n", a[:, :terms], b[:, :terms], rho[:, None] ** np.arange(terms))
+    powers = rho[..., None] ** np.arange(terms)
+    result: Array = np.einsum("...k,...k->...", powers, a[..., :terms] * b[..., :terms])
     if slow.any():
-        result[slow] = _memoised(("pair", f.key, g.key), tuple(rows[:, slow]), lambda *x: _double(f, g, *x))
-    return result.reshape(shape)
+        rows = [np.broadcast_to(x, rho.shape)[slow] for x in (mean_u, mean_v, var_u, var_v, cov)]
+        result[slow] = _memoised(("pair", f.key, g.key), tuple(rows), lambda *x: _double(f, g, *x))
+    return result
+
+
+def _distinct(array: Array) -> Array:
+    """An array that repeats one entry, as that entry."""
+    return array if any(array.strides) else array[(slice(1),) * array.ndim]
 
 
 def _series(f: Scalar, mean: Array, variance: Array) -> Array:
-    """Hermite coefficients of f, what the series leaves out after each number of TERMS, and the norm."""
-    distinct, which = np.unique(mean + 1j * variance, return_inverse=True)
-    keys = [(f.key, z) for z in distinct.tolist()]
-    new = [key for key in keys if key not in _coefficients]
+    """Hermite coefficients of f, what its series leaves out after each of TERMS, and its norm."""
+    mean, variance = np.broadcast_arrays(mean, variance)
+    keys = list(zip(itertools.repeat(f.key), mean.ravel().tolist(), variance.ravel().tolist(), strict=False))
+    position = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+    new = [key for key in position if key not in _coefficients]
     if len(_coefficients) + len(new) > COEFFICIENTS:
         _coefficients.clear()
-        new = keys
+        new = list(position)
     for key in new:
-        _coefficients[key] = _expanded(f, key[1].real, math.sqrt(max(key[1].imag, 0.0)))
-    return np.array([_coefficients[key] for key in keys])[which]
+        _coefficients[key] = _expanded(f, key[1], math.sqrt(max(key[2], 0.0)))
+    found = np.array([_coefficients[key] for key in position])
+    if len(position) > 1:
+        found = found[[position[key] for key in keys]]
+    return found.reshape(*(mean.shape if len(position) > 1 else (1,) * mean.ndim), -1)
 
 
 def _expanded(f: Scalar, mean: float, std: float) -> Array:
