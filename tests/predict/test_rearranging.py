@@ -13,7 +13,8 @@ WIDTH = 64
 
 
 def randn(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+    """Not with the seed of the random cotangent: of equal shape, the two would be equal."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(5))
 
 
 class Rearranged(nn.Module):
