@@ -3,7 +3,7 @@
     python benchmarks/predict.py                    all families, 4 seeds
     python benchmarks/predict.py --only GPT-2 LSTM  those whose names contain one of the words
     python benchmarks/predict.py --costs            time and memory instead
-    python benchmarks/predict.py --classes          how many transformers classes run
+    python benchmarks/predict.py --classes          how many transformers classes it follows
 
 One line a family: |Δlog10 RMS| per tensor, median / 95th percentile, for gradients
 of parameters and at activations; the spread of single seeds; how many of the
@@ -26,7 +26,8 @@ from torch import nn
 from evenflow.predict import Described, depth_law, predict
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks.predict_models import classes, families
+from benchmarks.predict_classes import show, summary, sweep
+from benchmarks.predict_models import families
 from benchmarks.predict_score import ROLES, score
 
 
@@ -98,35 +99,8 @@ def costs() -> None:
         _timed(name, make, {"input_ids": tokens, "labels": tokens, "use_cache": False})
 
 
-def coverage() -> None:
-    ran: list[str] = []
-    abstained: list[str] = []
-    failed: list[str] = []
-    for name, build, inputs in classes():
-        try:
-            flow = predict(build, inputs)
-        except ValueError as error:
-            abstained.append(f"{name}: {str(error)[:150]}")
-            continue
-        except Exception as error:
-            failed.append(f"{name}: {type(error).__name__} {str(error)[:100]}")
-            continue
-        rows = [row for row in flow if row.site.op == "parameter"]
-        unknown = sum(row.stats is None and row.status == "ok" for row in rows)
-        (ran if not unknown else abstained).append(
-            f"{name}"
-            + (
-                f": {unknown} of {len(rows)} rows unknown, {flow.notes[0][:110] if flow.notes else ''}"
-                if unknown
-                else ""
-            )
-        )
-        print(".", end="", flush=True)
-    print(
-        f"\n{len(ran)} ran whole, {len(abstained)} abstained in part or whole by name, {len(failed)} failed"
-    )
-    for line in (*abstained, *failed):
-        print("   ", line)
+def coverage(words: list[str]) -> None:
+    print(summary(sweep(words, show)))
 
 
 if __name__ == "__main__":
@@ -142,6 +116,6 @@ if __name__ == "__main__":
     if chosen.costs:
         costs()
     elif chosen.classes:
-        coverage()
+        coverage(chosen.only)
     else:
         accuracy(chosen.only, chosen.seeds)

@@ -94,8 +94,8 @@ class Build:
                     self.side = (self.side - side) // stride + 1
                     module = nn.Conv2d(inside, outputs, side, stride)
                     inside *= side**2
-                nn.init.normal_(module.weight, 0, weight / math.sqrt(inside))  # type: ignore[arg-type]
-                nn.init.normal_(module.bias, 0, bias)
+                nn.init.normal_(module.weight, 0, weight / math.sqrt(inside))
+                nn.init.normal_(module.bias, 0, bias)  # type: ignore[arg-type]
                 return module
             case "average":
                 self.side //= options[0]
