@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 
 from evenflow.errors import EvenflowError
@@ -32,7 +33,10 @@ from evenflow.predict import predict
 OUTCOMES = ("whole", "in part", "abstained", "too slow", "no model", "crashed")
 SECONDS = 60.0
 """Processor time that one class is given."""
-REFUSALS = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, IndexError, ImportError)
+REFUSALS = (
+    *(ValueError, TypeError, KeyError, AttributeError, RuntimeError, IndexError, ImportError),
+    StrictDataclassError,
+)
 """What a model class raises if it does not like its configuration or inputs."""
 
 SMALL = {
@@ -67,6 +71,8 @@ SMALL = {
     "d_kv": 16,
     "image_size": 32,
     "patch_size": 8,
+    "rotary_dim": 16,
+    "num_experts_per_tok": 2,
     "pad_token_id": 0,
     "bos_token_id": 1,
     "eos_token_id": 2,
@@ -227,7 +233,7 @@ def outcome(name: str, modality: str, seconds: float = SECONDS) -> Outcome:
     took = time.process_time() - start
     rows = [row for row in flow if row.status is Status.OK]
     known = sum(row.stats is not None for row in rows)
-    gaps = [note.split(" (")[0] for note in flow.notes if "unknown, and all" in note]
+    gaps = [re.sub(r" \(\d+×\): unknown.*", "", note) for note in flow.notes if "unknown, and all" in note]
     return Outcome(
         name, "whole" if known == len(rows) else "in part", "; ".join(gaps), known, len(rows), took
     )

@@ -27,6 +27,7 @@ from torch.overrides import TorchFunctionMode
 from evenflow.errors import ModelError
 from evenflow.predict.fields import Leaf
 from evenflow.predict.interpreter import Interpreter
+from evenflow.predict.numbers import KeptNumbers
 from evenflow.predict.table import independent, measured
 
 
@@ -36,7 +37,7 @@ def build_on_meta(build: Callable[[], nn.Module], interpreter: Interpreter) -> n
     Raises:
         ModelError: The builder raised, gave no module, or left a parameter without an initial value.
     """
-    with interpreter, torch.device("meta"), _Initialisers(interpreter):
+    with interpreter, torch.device("meta"), KeptNumbers(), _Initialisers(interpreter):
         try:
             model = build()
             if hasattr(model, "initialize_weights"):  # transformers does not initialise on the meta device
@@ -123,7 +124,7 @@ class _Initialisers(TorchFunctionMode):
         self._interpreter = interpreter
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Answer ``is_meta``, and give lists of numbers their values; else nothing changes."""
+        """Answer ``is_meta``; else nothing changes."""
         kwargs = kwargs or {}
         if getattr(func, "__self__", None) is Tensor.is_meta:
             frame = sys._getframe(1)
@@ -131,11 +132,6 @@ class _Initialisers(TorchFunctionMode):
             if write is not None and func(*args):
                 tensor = frame.f_locals["tensor"]
                 self._interpreter.write(tensor, write(**frame.f_locals))
-        elif func in (torch.tensor, torch.as_tensor, torch.from_numpy) and not isinstance(args[0], Tensor):
-            options = {key: value for key, value in kwargs.items() if key != "device"}
-            with torch.device("cpu"):
-                real = func(*args, **options)
-            return real if real.ndim == 0 else real.to("meta")
         return func(*args, **kwargs)
 
 
