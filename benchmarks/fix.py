@@ -1,18 +1,26 @@
 """How many faulty programs fix repairs, at what cost, beside AutoTrainer's order of repairs in the same run.
 
-    python benchmarks/fix.py                       all faulty programs and the healthy controls
-    python benchmarks/fix.py --origin corpus       programs of the corpus alone (twin, control)
-    python benchmarks/fix.py --only relu gan       programs of such a name or kind
-    python benchmarks/fix.py --jobs 2 --json FILE  in two processes; all numbers in a file
+    python benchmarks/fix.py --json FILE            all programs of the corpus, faulty and healthy
+    python benchmarks/fix.py --json FILE --resume   go on after an interruption
+    python benchmarks/fix.py --origin twin control  our own faulty twins and healthy controls
+    python benchmarks/fix.py --only relu gan        programs of such a name or kind
+    python benchmarks/fix.py --show --json FILE     print the table of a file again
+    python benchmarks/fix.py --limit 60 --jobs 2    seconds of processor time per program; processes
+
+FILE gets one line per program as soon as it is done, so that an interruption loses
+only the program at work. --limit bounds the search, which then gives what it has
+found so far, and each whole training, which then counts as one without a metric.
 
 A program counts as *repaired* if, trained for its own number of steps with the patch,
-its metric comes within 2 points (.02) of the reference: the best metric that any
-patch tried in this run reached in a whole training, by either side, and for a faulty
-twin at least what its healthy control must reach. The accepted fixes of the corpus
-are texts, so they cannot be run. Programs that check calls healthy are not
-touched, and count as not repaired.
+its metric comes within 2 points (.02) of the reference: the best of its published
+fixes (accepted.py), or its healthy twin, after as many steps. Where neither can be
+run, or neither is 2 points better than the program as it is, it is the best metric
+that any patch reached in this run, by either side. The
+count of those that the unpatched program reaches as well is printed. Programs that
+check calls healthy are not touched, and count as not repaired.
 
-*Cost* of a trial: its steps over those of the program's own training.
+*Cost* of a trial: its steps over those of the program's own training. *Cost* of the
+search: its processor time over that of the training, check and all trials included.
 
 AutoTrainer's order is implemented over the same edits: each repair is a whole
 training, from the first until one is within 2 points of the reference or all are
@@ -26,17 +34,22 @@ References:
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
+import signal
 import statistics
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
+from benchmarks.accepted import TWINS, accepted
 from benchmarks.diagnosis.case import cases
 from benchmarks.diagnosis.controls import controls
 from benchmarks.diagnosis.subject import Subject
@@ -46,7 +59,7 @@ from rich.progress import track
 from rich.table import Table
 
 import evenflow as ef
-from evenflow.fix.course import train
+from evenflow.fix.course import Course, train
 from evenflow.parallel import Workers
 from evenflow.surgery import (
     ClipGradient,
@@ -84,85 +97,122 @@ REPAIRS = {
 
 @dataclass
 class Repair:
-    """What came of one program."""
+    """What came of one program. Metrics are those of whole trainings; None: it broke or took too long."""
 
     name: str
     origin: str
-    causes: tuple[str, ...]
+    faulty: bool
     healthy: bool = False
     steps: int = 0
     before: float | None = None
     after: float | None = None
     patch: str = ""
     edits: int = 0
-    trial_share: float = math.nan
-    seconds: float = 0.0
+    trial_steps: int = 0
+    search_seconds: float = 0.0
+    training_seconds: float = 0.0
+    interrupted: bool = False
+    accepted: float | None = None
     peer: float | None = None
     peer_trainings: int = 0
-    floor: float | None = None
-    others: list[float] = field(default_factory=list)
     error: str = ""
 
     @property
     def reference(self) -> float:
-        """Best metric known."""
-        known = [x for x in (self.after, self.peer, self.before, *self.others) if x is not None]
-        return max(max(known, default=math.inf), self.floor if self.floor is not None else -math.inf)
+        """The metric to reach; infinite if none is known."""
+        if self.accepted is not None and not self.unhelped:
+            return self.accepted
+        return max((x for x in (self.after, self.peer, self.before) if x is not None), default=math.inf)
+
+    @property
+    def unhelped(self) -> bool:
+        """Whether its published fix does nothing for it within these steps."""
+        return self.accepted is not None and self.before is not None and self.accepted <= self.before + POINTS
 
     def reaches(self, metric: float | None) -> bool:
         """Whether a metric is within two points of the reference."""
         return metric is not None and metric >= self.reference - POINTS
 
 
-def repair(subject_name: str) -> Repair:
-    """Fix one program, and retrain it in full."""
-    torch.set_num_threads(1)
-    subject = next(one for one in everything() if one.name == subject_name)
-    result = Repair(subject.name, subject.origin, subject.causes)
-    program = subject.program()
-    seed = subject.seeds[0]
+@contextlib.contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """Raise KeyboardInterrupt, as Ctrl-C does, once the block has taken so much processor time."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
-        began = time.process_time()
-        outcome = ef.fix(program)
-        result.seconds = time.process_time() - began
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+
+
+def repair(subject_name: str, limit: float) -> Repair:
+    """Fix one program; train it with the patch, with published fixes and by AutoTrainer's order."""
+    torch.set_num_threads(1)
+    subjects = {one.name: one for one in everything()}
+    subject = subjects[subject_name]
+    program, seed = subject.program(), subject.seeds[0]
+    result = Repair(subject.name, subject.origin, subject.faulty, steps=program.steps)
+    began = time.process_time()
+    try:
+        with at_most(limit):
+            outcome = ef.fix(program)
+    except KeyboardInterrupt:
+        result.interrupted, result.error = True, f"its check took more than {limit:.0f} s"
     except Exception as error:  # told in the table, and the program counts as not repaired
         result.error = f"{type(error).__name__}: {error}"
+    else:
+        result.healthy, result.interrupted = outcome.report.healthy, outcome.interrupted
+        result.trial_steps = outcome.trials[0].steps if outcome.trials else 0
+        if outcome.patches:
+            best = outcome.patches[0].patch
+            result.patch, result.edits = best.describe(), best.size
+    result.search_seconds = time.process_time() - began
+    if not subject.faulty:
         return result
-    result.healthy, result.steps = outcome.report.healthy, program.steps
-    result.before = train(program, program.steps, seed).metric
+
+    def whole(program: ef.Program) -> float | None:
+        course = _whole(program, seed, limit)
+        return None if course is None else course.metric
+
+    plain = _whole(program, seed, limit)
+    if plain is not None:
+        result.before, result.training_seconds = plain.metric, plain.seconds
+    if result.patch:
+        result.after = whole(best.program(program))
+    goals = [_patched(patch, program, whole) for patch in accepted(subject.name, program, seed)]
+    if subject.name in TWINS:
+        goals.append(whole(replace(subjects[TWINS[subject.name]].program(), steps=program.steps)))
     if subject.origin == "twin":
-        control = subject.name.partition("+")[0]
-        result.floor = next((one.threshold for one in controls() if one.name == control), None)
-    if outcome.trials:
-        result.trial_share = outcome.trials[0].steps / program.steps
-    whole = [(trial, _whole(trial.patch, program, seed)) for trial in outcome.patches[:3]]
-    result.others = [metric for _, metric in whole if metric is not None]
-    if whole:
-        best, result.after = whole[0]
-        result.patch, result.edits = best.patch.describe(), best.patch.size
-    if subject.faulty:
-        result.peer, result.peer_trainings = _peer(subject, program, seed, result)
+        control = subjects.get(subject.name.partition("+")[0])
+        goals.append(None if control is None else control.threshold)
+    result.accepted = max((goal for goal in goals if goal is not None), default=None)
+    for name in dict.fromkeys(name for symptom in subject.symptoms for name in ORDER.get(symptom, ())):
+        metric = _patched(REPAIRS[name], program, whole)
+        result.peer_trainings += 1
+        if metric is not None and (result.peer is None or metric > result.peer):
+            result.peer = metric
+        if result.reaches(result.peer):
+            break
     return result
 
 
-def _peer(subject: Subject, program: ef.Program, seed: int, result: Repair) -> tuple[float | None, int]:
-    """AutoTrainer's order: best metric, and how many whole trainings it took."""
-    wanted = [name for symptom in subject.symptoms for name in ORDER.get(symptom, ())]
-    best, count = None, 0
-    for name in dict.fromkeys(wanted):
-        metric = _whole(REPAIRS[name], program, seed)
-        count += 1
-        if metric is not None and (best is None or metric > best):
-            best = metric
-        if best is not None and result.reaches(best):
-            break
-    return best, count
-
-
-def _whole(patch: Patch, program: ef.Program, seed: int) -> float | None:
+def _patched(patch: Patch, program: ef.Program, whole: Callable[[ef.Program], float | None]) -> float | None:
     try:
-        return train(patch.program(program), program.steps, seed).metric
-    except Exception:  # a repair that does not fit the program is one that fails
+        return whole(patch.program(program))
+    except ef.EvenflowError:  # a repair that does not fit the program is one that fails
+        return None
+
+
+def _whole(program: ef.Program, seed: int, limit: float) -> Course | None:
+    try:
+        with at_most(limit):
+            return train(program, program.steps, seed)
+    except (Exception, KeyboardInterrupt):
         return None
 
 
@@ -175,60 +225,91 @@ def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--only", nargs="*", default=[])
-    parser.add_argument("--origin", nargs="*", default=[])
+    parser.add_argument("--origin", nargs="*", default=["corpus"], help="corpus, twin, control")
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--limit", type=float, default=60.0)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--show", action="store_true")
     chosen = parser.parse_args()
-    subjects = [
-        one
+    if (chosen.resume or chosen.show) and chosen.json is None:
+        parser.error("--resume and --show want the file of before: --json FILE.")
+    results: list[Repair] = []
+    if chosen.json is not None and chosen.json.exists():
+        if chosen.resume or chosen.show:
+            results = [Repair(**json.loads(line)) for line in chosen.json.read_text().splitlines()]
+        else:
+            parser.error(f"{chosen.json} is there already. Add --resume to go on with it, or remove it.")
+    done = {one.name for one in results}
+    names = [
+        one.name
         for one in everything()
         if (not chosen.only or any(word in one.name or word == one.kind for word in chosen.only))
-        and (not chosen.origin or one.origin in chosen.origin)
+        and one.origin in chosen.origin
+        and one.name not in done
     ]
-    names = [one.name for one in subjects]
-    console = Console(width=max(120, Console().width))
-    results = []
-    found = Workers(jobs=chosen.jobs).map(repair, names)
-    for one in track(found, total=len(names), console=Console(stderr=True), description="programs"):
-        results.append(one)
-        if chosen.json is not None:  # what is known is kept, should the run be cut short
-            chosen.json.write_text(json.dumps([asdict(each) for each in results], indent=1))
-    _report(results, {one.name: one.faulty for one in subjects}, console)
+    if not chosen.show:
+        found = Workers(jobs=chosen.jobs).map(partial(repair, limit=chosen.limit), names)
+        with contextlib.suppress(KeyboardInterrupt):  # what was done is shown
+            for one in track(found, total=len(names), console=Console(stderr=True), description="programs"):
+                results.append(one)
+                if chosen.json is not None:
+                    with chosen.json.open("a") as file:
+                        file.write(json.dumps(asdict(one)) + "\n")
+    _report(results, Console(width=max(140, Console().width)))
 
 
-def _report(results: list[Repair], faulty: dict[str, bool], console: Console) -> None:
-    ill = [one for one in results if faulty[one.name]]
+def _report(results: list[Repair], console: Console) -> None:
+    ill = [one for one in results if one.faulty]
     table = Table(box=None, header_style="dim")
-    for name in ("program", "before", "fix", "AutoTrainer's order", "reference", "edits", "s", "patch"):
-        table.add_column(name)
+    for name in (
+        "program",
+        "before",
+        "fix",
+        "AutoTrainer's order",
+        "to reach",
+        "edits",
+        "search, s",
+        "patch",
+    ):
+        table.add_column(name, overflow="fold")
     for one in ill:
         table.add_row(
             one.name,
             _number(one.before),
             ("✓ " if one.reaches(one.after) else "✗ ") + _number(one.after),
             ("✓ " if one.reaches(one.peer) else "✗ ") + f"{_number(one.peer)} ({one.peer_trainings})",
-            _number(one.reference),
+            _number(one.reference)
+            + ("" if one.accepted is not None and not one.unhelped else " (best seen)"),
             str(one.edits or ""),
-            f"{one.seconds:.0f}",
+            f"{one.search_seconds:.0f}" + ("…" if one.interrupted else ""),
             one.error or ("called healthy" if one.healthy else one.patch[:70]),
         )
     console.print(table)
-    repaired = [one for one in ill if one.reaches(one.after)]
-    peer = [one for one in ill if one.reaches(one.peer)]
-    healthy = [one for one in results if not faulty[one.name]]
-    touched = [one.name for one in healthy if one.patch or one.error]
     if ill:
-        shares = [one.trial_share for one in ill if not math.isnan(one.trial_share)]
-        edits = [one.edits for one in repaired]
-        console.print(f"repaired by fix: {len(repaired)} of {len(ill)} ({len(repaired) / len(ill):.0%})")
+        repaired = [one for one in ill if one.reaches(one.after)]
+        console.print(f"repaired by fix: {_share(len(repaired), len(ill))}")
         console.print(
-            f"repaired by AutoTrainer's order: {len(peer)} of {len(ill)} ({len(peer) / len(ill):.0%})"
+            f"repaired by AutoTrainer's order: {_share(sum(one.reaches(one.peer) for one in ill), len(ill))}"
         )
         console.print(
-            f"median trial, share of the training: {_median(shares):.0%}; median edits: {_median(edits)}"
+            f"within reach unpatched: {_share(sum(one.reaches(one.before) for one in ill), len(ill))}"
         )
+        trials = [one.trial_steps / one.steps for one in ill if one.trial_steps]
+        searches = [one.search_seconds / one.training_seconds for one in ill if one.training_seconds]
+        console.print(
+            f"median trial: {_median(trials):.0%} of the training's steps; "
+            f"median search, check included: {_median(searches):.1f} trainings; "
+            f"median edits of repairs: {_median([one.edits for one in repaired])}"
+        )
+    healthy = [one for one in results if not one.faulty]
     if healthy:
-        console.print(f"healthy programs changed: {len(touched)} of {len(healthy)} {', '.join(touched)}")
+        touched = [one.name for one in healthy if one.patch or one.error]
+        console.print(f"healthy programs changed: {_share(len(touched), len(healthy))} {', '.join(touched)}")
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part} of {whole} ({part / whole:.0%})"
 
 
 def _number(value: Any) -> str:

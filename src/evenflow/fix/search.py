@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, TypeAlias
@@ -102,6 +102,7 @@ def fix(
     report: Report | None = None,
     seeds: Sequence[int] = (0, 1, 2),
     steps: int | None = None,
+    ignore: Iterable[str] = (),
     workers: Workers | None = None,
     track: Track = _silently,
 ) -> Outcome:
@@ -111,7 +112,10 @@ def fix(
         program: What is ill; a healthy one is left alone.
         report: Its check, if it was made before; else it is made now.
         seeds: Of the paired trials; at least two, or no effect has an interval.
-        steps: Length of the longest trial; a tenth of the program's training by default.
+        steps: Length of the longest trial; a tenth of the program's training by default, at least
+            20 steps where it has as many.
+        ignore: Names of remedies to leave out, such as ``skip`` and ``normalise`` to keep the
+            architecture.
         workers: Who trains; this process by default. Other processes must be able to
             pickle the program, which cloudpickle does for most closures.
         track: Is told how far the search is.
@@ -124,8 +128,14 @@ def fix(
         ProgramError: The program's parts do not fit.
         ModelError: Its model raised.
         LossError: Its loss is no scalar, or has no gradient.
-        EvenflowError: The workers are threads.
+        EvenflowError: The workers are threads, or ``ignore`` names no remedy.
     """
+    ignore = frozenset(ignore)
+    if unknown := ignore - {remedy.name for remedy in remedies()}:
+        raise EvenflowError(
+            f"There is no remedy {', '.join(sorted(unknown))}. "
+            f"There are: {', '.join(remedy.name for remedy in remedies())}."
+        )
     workers = workers or Workers()
     if workers.backend == "threading" and workers.jobs != 1:
         raise EvenflowError(
@@ -135,8 +145,9 @@ def fix(
     if report.healthy:
         return Outcome(report)
     with torch.random.fork_rng(devices=[]):
-        subject = OfProgram(Case(program, report, program.start(seeds[0])))
-    steps = max(SHORTEST, round(SHARE * program.steps)) if steps is None else steps
+        subject = OfProgram(Case(program, report, program.start(seeds[0])), ignore)
+    if steps is None:
+        steps = min(program.steps, max(SHORTEST, round(SHARE * program.steps)))
     return searched(subject, tuple(seeds), steps, workers, track)
 
 
@@ -152,12 +163,12 @@ def searched(
     return search.outcome()
 
 
-def proposed(case: Case) -> tuple[list[Candidate], list[str]]:
-    """(what remedies make of a case, the most promising first; what only a person can do)."""
+def proposed(case: Case, ignore: Collection[str] = ()) -> tuple[list[Candidate], list[str]]:
+    """(what remedies but the ignored make of a case, most promising first; what only a person can do)."""
     found: dict[str, Candidate] = {}
     advice: list[str] = []
     for remedy in remedies():
-        promise = remedy.promise(case)
+        promise = 0.0 if remedy.name in ignore else remedy.promise(case)
         if promise <= 0:
             continue
         for rank, patch in enumerate(remedy.patches(case)):
@@ -177,6 +188,7 @@ class OfProgram:
     """A program to be mended."""
 
     case: Case
+    ignore: Collection[str] = ()
 
     @property
     def report(self) -> Report:
@@ -185,7 +197,7 @@ class OfProgram:
 
     def candidates(self) -> tuple[list[Candidate], list[str]]:
         """See :class:`Subject`."""
-        return proposed(self.case)
+        return proposed(self.case, self.ignore)
 
     def screen(self, patch: Patch) -> str | None:
         """See :class:`Subject`."""
@@ -262,7 +274,9 @@ class _Search:
     def _try(self, candidates: list[Candidate]) -> None:
         for share in RUNGS:
             if len(candidates) > FINALISTS:
-                candidates = self._raced(candidates, max(SHORTEST // 2, round(share * self.steps)))
+                candidates = self._raced(
+                    candidates, min(self.steps, max(SHORTEST // 2, round(share * self.steps)))
+                )
         self._duel(candidates[:FINALISTS])
 
     def _raced(self, candidates: list[Candidate], steps: int) -> list[Candidate]:

@@ -1,18 +1,29 @@
-"""Plain depth made trainable without skips or norms: shaped activations and orthogonal weights."""
+"""Plain depth made trainable without skips or norms: shaped activations and orthogonal weights.
+
+In such a net every layer's step reaches the output undamped, so their changes add up.
+Adam moves each weight by about its learning rate r, and so a layer's outputs, for
+inputs of size 1, by up to r × fan-in; all layers together by r × the sum of fan-ins.
+A learning rate that fits the depth keeps this at 1.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import ClassVar, final
 
+import torch
+from torch import nn
+
 from evenflow.diagnose import CauseName, Symptom
 from evenflow.fix.remedy import Case, Remedy
-from evenflow.surgery import Patch, Reinitialise, ShapeActivation
+from evenflow.surgery import Patch, Reinitialise, SetLearningRate, ShapeActivation
+
+_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @final
 class Shape(Remedy):
-    """Tailored activations (TAT, DKS), or weights at the edge of chaos."""
+    """Tailored activations (TAT, DKS), or weights at the edge of chaos; steps that fit the depth."""
 
     name = "shape"
     causes: ClassVar = {CauseName.DEPTH_WITHOUT_SKIP: 0.9}
@@ -22,6 +33,22 @@ class Shape(Remedy):
 
     def patches(self, case: Case) -> Iterator[Patch]:
         """See :class:`Remedy`."""
-        yield Patch([Reinitialise("critical")])
-        yield Patch([ShapeActivation("tat"), Reinitialise("orthogonal")])
-        yield Patch([ShapeActivation("dks"), Reinitialise("orthogonal")])
+        shapes = (
+            Patch([ShapeActivation("tat"), Reinitialise("orthogonal")]),
+            Patch([Reinitialise("critical")]),
+            Patch([ShapeActivation("dks"), Reinitialise("orthogonal")]),
+        )
+        slower = _rate(case)
+        if slower is not None:
+            for shape in shapes:
+                yield shape + Patch([SetLearningRate(lr=slower)])
+        yield from shapes
+
+
+def _rate(case: Case) -> float | None:
+    """Adam's learning rate that fits the depth, to two digits; None for others, or if it is that small."""
+    if not all(isinstance(one, (torch.optim.Adam, torch.optim.AdamW)) for one in case.optimizers):
+        return None
+    fans = [module.weight[0].numel() for _, module in case.modules(*_LAYERS) if isinstance(module, _LAYERS)]
+    rate = float(f"{1.0 / max(1, sum(fans)):.1e}")
+    return rate if all(group["lr"] > rate for one in case.optimizers for group in one.param_groups) else None
