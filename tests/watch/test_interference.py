@@ -70,7 +70,8 @@ def test_the_comparison_can_fail() -> None:
 PARTS = [
     "evenflow.watch.moments:Page.put",
     "evenflow.watch.moments:Page.put_all",
-    "evenflow.watch.moments:Page.put_copying",
+    "evenflow.watch.copies:Copies.take",
+    "evenflow.watch.copies:Copies.put_changes",
     "evenflow.watch.passes:_made_from",
     "evenflow.watch.parameters:norms",
     "evenflow.watch.inventory:_contents",

@@ -36,9 +36,13 @@ COLUMNS = 5
 SMALLEST_MEAN_SQUARE = 2.0**-106
 """A product below 2⁻¹²⁶ may be flushed to zero, and loses at most that: 2⁻²⁰ of mean squares from here on."""
 _BLOCK = 4096
+_GOLDEN, _SCRAMBLER = 0x9E3779B1, 0x85EBCA6B
+"""Odd factors that spread bits: the golden ratio times 2³² (Knuth, The Art of Computer Programming, 6.4), and
+that of MurmurHash3's last step, whose way it is to shift and multiply."""
 
 Addresses: TypeAlias = npt.NDArray[np.int64]
 Counts: TypeAlias = npt.NDArray[np.int64]
+Checksums: TypeAlias = npt.NDArray[np.int64]
 
 
 def _to_pointer(context: Any, address: Any) -> Any:
@@ -115,20 +119,52 @@ def read(addresses: Addresses, counts: Counts, out: int) -> None:
 
 
 @compile_function()
+def _checksum(bits: Any, start: int) -> Any:
+    """Of a block from entry ``start`` on.
+
+    An entry is scrambled into another number for other bits and elsewhere, so a change of one
+    always shows in the sum, and that of several stays hidden once in some 2³⁰ times.
+    """
+    found, place = np.uint32(0), np.uint32(start)
+    for i in range(bits.size):
+        entry = np.uint32(bits[i] + np.uint32(place + np.uint32(i)) * np.uint32(_GOLDEN))
+        entry = np.uint32(np.uint32(entry ^ (entry >> np.uint32(16))) * np.uint32(_SCRAMBLER))
+        found = np.uint32(found + np.uint32(entry ^ (entry >> np.uint32(13))))
+    return found
+
+
+@compile_function()
 def _move(x: Any, y: Any) -> None:
     for i in range(y.size):
         y[i] = x[i]
 
 
 @compile_function()
-def copy(addresses: Addresses, counts: Counts, copies: Addresses, out: int) -> None:
-    """As :func:`read`; each tensor is copied to another address too."""
+def keep(addresses: Addresses, counts: Counts, copies: Addresses, checksums: Checksums, out: int) -> None:
+    """As :func:`read`; what another address does not hold already is copied to it.
+
+    Args:
+        addresses: Of the tensors.
+        counts: How many entries they have.
+        copies: Where each is copied to.
+        checksums: Of what stands there, −1 if that is not known; afterwards of the tensors.
+        out: Address of the first row.
+    """
     for i in range(addresses.size):
-        one(addresses[i], counts[i], out + 8 * COLUMNS * i)
         count = counts[i]
         x = _array(_pointer(addresses[i]), count, np.float32)
-        y = _array(_pointer(copies[i]), count, np.float32)
-        _move(x, y)
+        bits = _array(_pointer(addresses[i]), count, np.uint32)
+        row = _array(_pointer(out + 8 * COLUMNS * i), COLUMNS, np.float64)
+        row[:] = 0.0
+        largest = checksum = np.uint32(0)
+        for start in range(0, count, _BLOCK):
+            block = bits[start : start + _BLOCK]
+            largest = _add(x[start : start + _BLOCK], block, row, largest)
+            checksum = np.uint32(checksum + _checksum(block, start))
+        _finish(row, count, largest)
+        if checksums[i] != np.int64(checksum):
+            _move(x, _array(_pointer(copies[i]), count, np.float32))
+            checksums[i] = np.int64(checksum)
 
 
 @compile_function()
@@ -138,22 +174,27 @@ def _subtract(x: Any, y: Any, difference: Any) -> None:
 
 
 @compile_function()
-def change(old: Addresses, new: Addresses, counts: Counts, out: int) -> None:
-    """As :func:`read`, of the differences old − new, taken in float32."""
-    block = np.empty(_BLOCK, np.float32)
-    bits = block.view(np.uint32)
+def change(old: Addresses, new: Addresses, counts: Counts, checksums: Checksums, out: int) -> None:
+    """As :func:`read`, of the differences old − new, taken in float32; then old is new, with its checksum."""
+    difference = np.empty(_BLOCK, np.float32)
+    difference_bits = difference.view(np.uint32)
     for i in range(old.size):
         count = counts[i]
         x = _array(_pointer(old[i]), count, np.float32)
         y = _array(_pointer(new[i]), count, np.float32)
+        bits = _array(_pointer(new[i]), count, np.uint32)
         row = _array(_pointer(out + 8 * COLUMNS * i), COLUMNS, np.float64)
         row[:] = 0.0
-        largest = np.uint32(0)
+        largest = checksum = np.uint32(0)
         for start in range(0, count, _BLOCK):
             size = min(_BLOCK, count - start)
-            _subtract(x[start : start + size], y[start : start + size], block[:size])
-            largest = _add(block[:size], bits[:size], row, largest)
+            before, after = x[start : start + size], y[start : start + size]
+            _subtract(before, after, difference[:size])
+            largest = _add(difference[:size], difference_bits[:size], row, largest)
+            checksum = np.uint32(checksum + _checksum(bits[start : start + size], start))
+            _move(after, before)
         _finish(row, count, largest)
+        checksums[i] = np.int64(checksum)
 
 
 @compile_function()

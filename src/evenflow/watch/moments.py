@@ -30,7 +30,7 @@ import math
 from collections.abc import Sequence
 from functools import cache
 from types import ModuleType
-from typing import NamedTuple, TypeAlias, final
+from typing import Any, NamedTuple, TypeAlias, final
 
 import numpy as np
 import numpy.typing as npt
@@ -66,7 +66,7 @@ class Page:
 
     Args:
         rows: How many rows there is room for at first. So many may be written by
-            :meth:`put_all` and its relatives; :meth:`put` makes more room as needed.
+            :meth:`put_all`; :meth:`put` makes more room as needed.
     """
 
     def __init__(self, rows: int = 64) -> None:
@@ -104,38 +104,21 @@ class Page:
 
     def put_all(self, first: int, tensors: Sequence[Tensor]) -> None:
         """Write the moments of several tensors into rows from ``first`` on."""
-        compiled = self._compiled
-        if compiled is not None and all(map(is_plain, tensors)):
-            compiled.read(*_where(tensors), self._address(first, len(tensors)))
+        compiled = self.compiled_for(tensors)
+        if compiled is not None:
+            compiled.read(*where(tensors), self.address(first, len(tensors)))
         else:
             for row, tensor in enumerate(tensors, first):
                 self.put(row, tensor)
 
-    def put_copying(self, first: int, tensors: Sequence[Tensor], copies: Sequence[Tensor]) -> None:
-        """As :meth:`put_all`, and copy the tensors to ``copies``, which have their shapes and formats."""
-        compiled = self._compiled
-        if compiled is not None and all(map(is_plain, tensors)) and all(map(is_plain, copies)):
-            addresses, counts = _where(tensors)
-            compiled.copy(addresses, counts, _where(copies)[0], self._address(first, len(tensors)))
-            return
-        self.put_all(first, tensors)
-        if tensors:
-            with torch.no_grad():
-                torch._foreach_copy_(list(copies), [tensor.detach() for tensor in tensors])
+    def compiled_for(self, tensors: Sequence[Tensor]) -> Any:
+        """The compiled readers, if they can read all of these; None if not."""
+        return self._compiled if self._compiled is not None and all(map(is_plain, tensors)) else None
 
-    def put_changes(self, first: int, old: Sequence[Tensor], new: Sequence[Tensor]) -> None:
-        """Write the moments of ``old − new``, tensor by tensor. Uses ``old`` up.
-
-        Tensors that compiled code does not read hold the difference afterwards.
-        """
-        compiled = self._compiled
-        if compiled is not None and all(map(is_plain, old)) and all(map(is_plain, new)):
-            addresses, counts = _where(old)
-            compiled.change(addresses, _where(new)[0], counts, self._address(first, len(old)))
-        elif old:
-            with torch.no_grad():
-                torch._foreach_sub_(list(old), [tensor.detach() for tensor in new])
-            self.put_all(first, old)
+    def address(self, first: int, count: int) -> int:
+        """Where compiled code writes ``count`` rows from ``first`` on; they lie in the room made at first."""
+        assert first + count <= self._size
+        return self._addresses[0] + first * _ROW_BYTES
 
     def read(self, rows: int) -> Rows:
         """The first ``rows`` rows; waits for devices, with one copy from each."""
@@ -167,11 +150,6 @@ class Page:
         while block >= len(self._blocks):
             self._grow()
         return self._blocks[block][place]
-
-    def _address(self, first: int, count: int) -> int:
-        """Where ``count`` rows from ``first`` on are written, which must lie in the first block."""
-        assert first + count <= self._size
-        return self._addresses[0] + first * _ROW_BYTES
 
     def _grow(self) -> None:
         block = torch.zeros(
@@ -299,7 +277,7 @@ def _exact(x: Tensor) -> Moments:
     )
 
 
-def _where(tensors: Sequence[Tensor]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Addresses and counts [tensors]."""
+def where(tensors: Sequence[Tensor]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Addresses and counts [tensors], for compiled code."""
     addresses = np.array([tensor.data_ptr() for tensor in tensors], np.int64)
     return addresses, np.array([tensor.numel() for tensor in tensors], np.int64)

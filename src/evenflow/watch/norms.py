@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from evenflow.watch.moments import flat
+from evenflow.watch.moments import Page, Rows, flat
 
 
 def joint_norm(tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Norm of each tensor [tensors] and of all entries together [], with little work; see :func:`norms`."""
+    rows = _rows(tensors)
+    if rows is not None:
+        return torch.from_numpy(np.sqrt(rows[:, 2])), torch.from_numpy(
+            np.sqrt(rows[:, 2].sum(keepdims=True))
+        )[0]
     plain = all(t.layout is torch.strided and t.dtype is torch.float32 for t in tensors)
     if plain and len({t.device for t in tensors}) == 1:
         each = torch.stack(torch._foreach_norm(list(tensors)))
@@ -28,6 +34,9 @@ def norms(tensors: Sequence[Tensor]) -> Tensor:
     A float32 norm outside 2⁻⁴⁰ … 2⁶⁰ may have lost or overflowed squares; on the
     CPU, where looking costs nothing, those are taken again in float64.
     """
+    rows = _rows(tensors)
+    if rows is not None:
+        return torch.from_numpy(np.sqrt(rows[:, 2]))
     strided = [flat(t.detach()) if t.layout is not torch.strided else t.detach() for t in tensors]
     short = any(t.dtype in (torch.float16, torch.bfloat16) for t in strided)
     found = torch._foreach_norm(strided, 2, dtype=torch.float32) if short else torch._foreach_norm(strided)
@@ -43,9 +52,22 @@ def norms(tensors: Sequence[Tensor]) -> Tensor:
 
 def sums(tensors: Sequence[Tensor]) -> Tensor:
     """Sums over the entries of tensors without negative ones [tensors]."""
+    rows = _rows(tensors)
+    if rows is not None:
+        return torch.from_numpy(rows[:, 1])
     device = tensors[0].device
     if any(tensor.device != device for tensor in tensors):
         return torch.stack([tensor.sum().cpu() for tensor in tensors])
     if device.type == "cpu":  # where a sum is twice as fast as a norm
         return torch.stack([tensor.sum() for tensor in tensors])
     return torch.stack(torch._foreach_norm(list(tensors), 1))
+
+
+def _rows(tensors: Sequence[Tensor]) -> Rows | None:
+    """Moments by compiled code, which reads fastest; None where it cannot, or not all is finite."""
+    page = Page(len(tensors))
+    if page.compiled_for(tensors) is None:
+        return None
+    page.put_all(0, tensors)
+    rows = page.read(len(tensors))
+    return None if rows[:, 4].any() else rows

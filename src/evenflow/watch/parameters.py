@@ -10,8 +10,8 @@ Three moments are seen, all without touching anything:
   asks the autograd engine to call back when the pass is over;
 * the call of ``optimizer.step``: the gradients are what the optimizer will use.
   A norm that differs from the first says by how much they were clipped;
-* its return: the update is the new weight minus the old one. Weights are copied
-  for that, on sampled steps, into buffers that are kept.
+* its return: the update is the new weight minus the old one, of which a copy is
+  kept (:mod:`evenflow.watch.copies`).
 
 A ``closure`` (LBFGS) evaluates the loss inside ``step``, several times; the
 gradient of the first evaluation is reported, which is that at the weights that the
@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
+from evenflow.watch.copies import Copies
 from evenflow.watch.inventory import Inventory, Owned
 from evenflow.watch.moments import Page, Rows
 from evenflow.watch.norms import joint_norm, norms, sums
@@ -153,10 +154,11 @@ class ParameterProbe:
         self._gradients = Page()
         self._gradient_rows: dict[int, int] = {}
         self._versions: dict[int, tuple[int, int]] = {}
-        self._weights: dict[int, Tensor] = {}
+        self._weights = Copies()
         self._places: dict[tuple[str, str], ParameterPlace] = {}
         self._sample: ParameterSample | None = None
         self._sampled: list[Tensor] = []
+        self._moved: set[int] = set()
         self._names: dict[int, str] = {}
         self._addends: dict[int, Tensor] = {}
         self._on_ranks = False
@@ -250,7 +252,7 @@ class ParameterProbe:
                     sample.gradient_rows[index] = self._gradient_row(parameter, parameter.grad)
                     self._take_addends(sample, index, parameter)
         self._take_weights(sample, parameters, moved)
-        self._sample, self._sampled = sample, parameters
+        self._sample, self._sampled, self._moved = sample, parameters, moved
         return sample
 
     def after_step(self, *, skipped: bool) -> None:
@@ -267,7 +269,7 @@ class ParameterProbe:
             if sample.gradient_rows[index] < 0:
                 sample.gradient_rows[index] = self._gradient_rows.get(id(parameter), -1)
         if not skipped:
-            self._take_changes(sample, parameters)
+            self._take_changes(sample, parameters, self._moved)
         self._take_second_moments(sample, parameters)
         self._forget_gradients()
 
@@ -316,17 +318,9 @@ class ParameterProbe:
         order = sorted(range(len(parameters)), key=lambda index: id(parameters[index]) not in moved)
         for row, index in enumerate(order):
             sample.weight_rows[index] = row
-        moving = [parameters[index] for index in order if id(parameters[index]) in moved]
-        held = [local(parameter) for parameter in moving]
-        for parameter, now in zip(moving, held, strict=True):
-            old = self._weights.get(id(parameter))
-            if old is None or old.shape != now.shape or old.dtype != now.dtype:
-                self._weights[id(parameter)] = torch.empty_like(now, requires_grad=False)
-        if len(self._weights) > len(moving):
-            known = {id(parameter) for parameter in moving}
-            self._weights = {key: old for key, old in self._weights.items() if key in known}
-        sample.weights.put_copying(0, held, [self._weights[id(parameter)] for parameter in moving])
-        sample.weights.put_all(len(moving), [local(parameters[index]) for index in order[len(moving) :]])
+        moving = sum(id(parameter) in moved for parameter in parameters)
+        self._weights.take(sample.weights, [local(parameters[index]) for index in order[:moving]])
+        sample.weights.put_all(moving, [local(parameters[index]) for index in order[moving:]])
 
     def _take_addends(self, sample: ParameterSample, index: int, parameter: Tensor) -> None:
         """Keep what has no moments before the ranks' parts are added up."""
@@ -336,19 +330,19 @@ class ParameterProbe:
             after = local(gradient).clone()
             sample.addends[index] = Addends(piece, self._addends.get(id(parameter), after), after)
 
-    def _take_changes(self, sample: ParameterSample, parameters: list[Tensor]) -> None:
+    def _take_changes(self, sample: ParameterSample, parameters: list[Tensor], moved: set[int]) -> None:
         changed = [
             index
             for index, parameter in enumerate(parameters)
-            if sample.gradient_rows[index] >= 0 and id(parameter) in self._weights
+            if sample.gradient_rows[index] >= 0 and id(parameter) in moved
         ]
         first = len(parameters)
         for row, index in enumerate(changed, first):
             sample.change_rows[index] = row
         new = [local(parameters[index]) for index in changed]
-        old = [self._weights[id(parameters[index])] for index in changed]
-        sample.weights.put_changes(first, old, new)
-        for index, change in zip(changed, old, strict=True):
+        places = [sample.weight_rows[index] for index in changed]
+        differences = self._weights.put_changes(sample.weights, first, places, new)
+        for index, change in zip(changed, differences or (), strict=False):
             gradient = parameters[index].grad
             if change.dtype in _SHORT and gradient is not None:
                 sample.lost[index] = ((change == 0) & (local(gradient) != 0)).float().mean()

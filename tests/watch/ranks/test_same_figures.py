@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from evenflow.flow import Flow, Run
 from evenflow.store import open_run
+from evenflow.watch.recorder import Direction, read_flights
 from tests.watch.ranks.programs import CASES, ON_FOUR, OTHERS, SAME, Case, batch, ddp, train
 from tests.watch.ranks.worker import BEHAVIOURS
 
@@ -235,3 +236,21 @@ def test_an_exception_on_one_rank_loses_nothing_that_was_met_about(two: Ranks) -
     assert run.scalars["loss"].values.tolist() == [0.0, 1.0, 2.0, 3.0]
     assert two.said[1]["one_raises"]["told"] == []
     assert len(two.said[0]["one_raises"]["told"]) == 1
+
+
+def test_each_rank_writes_a_flight_and_only_the_one_with_the_bad_batch_blames_itself(two: Ranks) -> None:
+    innocent, guilty = read_flights(two.folder / "bad_batch")
+    assert (innocent.rank, innocent.step, innocent.culprit) == (0, 2, None)
+    assert "came from another" in innocent.message
+    assert guilty.culprit is not None
+    assert (guilty.rank, guilty.step, guilty.culprit.direction) == (1, 2, Direction.BATCH)
+    assert guilty.folder is not None
+    assert guilty.folder.endswith("step-00000002-rank1")
+    assert "rank 1" in guilty.message
+    for flight in (innocent, guilty):
+        assert flight.bad_parameters == ["0.weight", "0.bias", "1.weight", "1.bias"]
+        assert flight.folder is not None
+        before = open_run(flight.folder).scalars["gradient_norm_before_clipping"]
+        assert before.steps.tolist() == [0, 1], "the steps before are with it"
+    assert [len(said["bad_batch"]["flights"]) for said in two.said] == [1, 1]
+    two.run("bad_batch")

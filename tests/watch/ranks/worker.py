@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -13,6 +15,7 @@ from unittest import mock
 
 import torch
 import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
 from evenflow.watch import watch
 from evenflow.watch.governor import Governor
@@ -95,9 +98,24 @@ def agreement(path: str, rank: int, size: int) -> Said:
         return recorded(Case(ddp, budget=0.9, steps=40), path, rank, size)
 
 
+def bad_batch(path: str, rank: int, size: int) -> Said:
+    """In step 2 the batch of rank 1 holds a NaN, which the reduction spreads to all gradients."""
+    torch.manual_seed(0)
+    model = DistributedDataParallel(torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2)))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with watch(model, optimizer, path=path, budget=None) as run:
+        for step in range(4):
+            x = torch.ones(2, 3)
+            x[0, 0] = math.nan if rank == 1 and step == 2 else 1.0
+            model(x).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    return {"trouble": run.trouble, "flights": [asdict(flight) for flight in run.flights]}
+
+
 BEHAVIOURS: dict[str, Callable[[str, int, int], Said]] = {
     one.__name__: one
-    for one in (bitwise, one_breaks, only_one_watches, one_never_steps, one_raises, agreement)
+    for one in (bitwise, one_breaks, only_one_watches, one_never_steps, one_raises, agreement, bad_batch)
 }
 
 

@@ -58,6 +58,10 @@ _LOG_SHARE, _SENTINEL_SHARE = 0.25, 0.5
 _WATCHPOINT_ENTRIES = 1 << 20
 """Size of the largest gradient that is looked at in steps that cannot pay for the norm of all."""
 _LOSS = "loss"
+_FROM_ELSEWHERE = (
+    "; nothing that this rank computed was bad, so it came from another one: see that rank's flight"
+)
+_MAYBE_FROM_ELSEWHERE = "; it came from another rank, or from what was not watched on this one"
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +243,7 @@ class FlightRecorder:
     def _investigate(self, due: Due, error: BaseException | None) -> tuple[Flight, Flow | None]:
         broken = self._bad_parameters()
         notes: list[str] = []
-        culprit, flow = None, None
+        culprit, flow, elsewhere = None, None, ""
         passes = [one for one in self._log.passes if one.reached or any(map(is_bad, one.output_bad))]
         finite = not broken and not any(is_bad(flag) for one in passes for flag in one.output_bad)
         if due.trouble is Trouble.EXCEPTION and finite:
@@ -247,9 +251,13 @@ class FlightRecorder:
         else:
             seen = self._in_situ() if not finite else None
             found, flow = self._replay(passes, notes)
-            culprit = _joined(seen, found, notes) or (self._from_gradients(broken) if broken else None)
+            culprit = _joined(seen, found, notes)
+            if culprit is None and broken and _reduces():
+                elsewhere = _FROM_ELSEWHERE if self._sentinels.complete else _MAYBE_FROM_ELSEWHERE
+            elif culprit is None and broken:
+                culprit = self._from_gradients(broken)
         rank, _ = rank_and_world()
-        message = f"Step {self._step}: {due.text}"
+        message = f"Step {self._step}: {due.text}{elsewhere}"
         if culprit is not None:
             place = f"micro-batch {culprit.micro_batch}, rank {rank}"
             message += f"; {culprit.sentence()} ({place})"
@@ -344,6 +352,12 @@ def rank_and_world() -> tuple[int, int]:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _reduces() -> bool:
+    """Whether gradients may hold what other processes computed."""
+    known = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return known and torch.distributed.get_world_size() > 1
 
 
 def _joined(seen: Culprit | None, found: Culprit | None, notes: list[str]) -> Culprit | None:

@@ -1,0 +1,113 @@
+"""Weights as they were before the optimizer's step, copied so that what it changed can be told.
+
+One copy of the weights is kept. After a step it is brought up to date by the pass
+that reads old and new weight for the update, so in front of the next step there is
+mostly nothing to copy. Whether there is cannot be told from autograd's counts of
+changes, which writes through ``.data`` (the weight clipping of a WGAN) go past. So
+the pass that reads the weights for their moments takes a checksum of their bits
+along, and what differs from that of the copy is copied anew. A change of one entry
+always shows; one of several goes unseen once in some 2³⁰ times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias, final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from evenflow.watch.moments import Page, where
+
+Numbers: TypeAlias = npt.NDArray[np.int64]
+
+_UNKNOWN = -1
+
+
+@final
+class Copies:
+    """The copy of an optimizer's weights."""
+
+    def __init__(self) -> None:
+        self._kept: list[Tensor] = []
+        self._checksums: Numbers = np.zeros(0, np.int64)
+
+    def take(self, page: Page, weights: Sequence[Tensor]) -> None:
+        """Write the moments of weights into the first rows of a page, and have a copy of each.
+
+        Args:
+            page: With as much room.
+            weights: Only read.
+        """
+        self._make_room(weights)
+        compiled = page.compiled_for(weights)
+        if compiled is not None:
+            addresses, counts = where(weights)
+            to, _ = where(self._kept)
+            compiled.keep(addresses, counts, to, self._checksums, page.address(0, len(weights)))
+            return
+        page.put_all(0, weights)
+        self._checksums[:] = _UNKNOWN
+        if weights:
+            with torch.no_grad():
+                torch._foreach_copy_(self._kept, [weight.detach() for weight in weights])
+
+    def put_changes(
+        self, page: Page, first: int, places: Sequence[int], weights: Sequence[Tensor]
+    ) -> Sequence[Tensor] | None:
+        """Write the moments of old weight minus new one into rows of a page from ``first`` on.
+
+        Args:
+            page: With as much room.
+            first: Number of the first row.
+            places: Which of the weights that :meth:`take` got are meant.
+            weights: What has become of them.
+
+        Returns:
+            The differences; None where compiled code has taken them and kept none.
+        """
+        old = [self._kept[place] for place in places]
+        compiled = page.compiled_for(weights)
+        if compiled is not None:
+            (addresses, counts), (to, now) = where(old), where(weights)
+            if not np.array_equal(counts, now):
+                raise ValueError("a parameter got another size inside the optimizer's step")
+            checksums = self._checksums[list(places)]
+            compiled.change(addresses, to, counts, checksums, page.address(first, len(old)))
+            self._checksums[list(places)] = checksums
+            return None
+        self._checksums[:] = _UNKNOWN
+        if old:
+            with torch.no_grad():
+                torch._foreach_sub_(old, [weight.detach() for weight in weights])
+        page.put_all(first, old)
+        return old
+
+    def clear(self) -> None:
+        """Give the memory back."""
+        self._kept, self._checksums = [], np.zeros(0, np.int64)
+
+    def _make_room(self, weights: Sequence[Tensor]) -> None:
+        fits = [_alike(old, now) for old, now in zip(self._kept, weights, strict=False)]
+        if all(fits) and len(self._kept) == len(weights):
+            return
+        fits += [False] * (len(weights) - len(fits))
+        known = [place if fit else None for place, fit in enumerate(fits)]
+        self._kept = [
+            torch.empty_like(now, requires_grad=False) if place is None else self._kept[place]
+            for now, place in zip(weights, known, strict=True)
+        ]
+        self._checksums = np.array(
+            [_UNKNOWN if place is None else self._checksums[place] for place in known], np.int64
+        )
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    return (
+        one.shape == other.shape
+        and one.dtype is other.dtype
+        and one.device == other.device
+        and one.stride() == other.stride()
+    )
