@@ -35,6 +35,7 @@ FLOORS = {
     "watch": 2,
     "diagnose": 2,
     "surgery": 2,
+    "intervene": 3,
     "lab": 3,
     "report": 3,
     "check": 4,

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import evenflow as ef
-from evenflow.check import first_flows
 from evenflow.errors import ModelError, ProgramError
 from evenflow.flow import Role
+from evenflow.measure.first import first_flows
 
 X = torch.randn(32, 4, generator=torch.Generator().manual_seed(0))
 Y = X[:, :1].sin()

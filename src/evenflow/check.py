@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, overload
 
 from evenflow.diagnose import diagnose
 from evenflow.diagnose.finding import Diagnosis, Finding, Severity, Skipped
-from evenflow.flow import Flow, Role, Run
-from evenflow.measure import measure, measure_loss
-from evenflow.program import Program, Training
+from evenflow.flow import Flow, Run
+from evenflow.measure import measure
+from evenflow.measure.first import first_flows
+from evenflow.program import Program
 from evenflow.trace.pairing import paired
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-_PARAMETER_ROLES = (Role.PARAMETER, Role.PARAMETER_GRADIENT)
+    from evenflow.intervene import Track
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,8 @@ def check(
     select: Iterable[str] = (),
     ignore: Iterable[str] = (),
     seed: int = 0,
+    confirm: float | bool = True,
+    track: Track | None = None,
 ) -> Report: ...
 
 
@@ -69,6 +71,8 @@ def check(
     ignore: Iterable[str] = (),
     seed: int = 0,
     seconds: float = 5.0,
+    confirm: float | bool = True,
+    track: Track | None = None,
 ) -> Report: ...
 
 
@@ -81,8 +85,13 @@ def check(
     ignore: Iterable[str] = (),
     seed: int = 0,
     seconds: float = 5.0,
+    confirm: float | bool = True,
+    track: Track | None = None,
 ) -> Report:
     """Run one batch forward and backward, or a program's whole training, and judge it by the rules.
+
+    Where there is an alarm, the suspected causes are tested: each is removed in a copy, and
+    the copy is measured again (see :mod:`evenflow.intervene`). A healthy model costs nothing more.
 
     Args:
         model: Any module; it is left as it was (see :func:`evenflow.measure`).
@@ -98,6 +107,8 @@ def check(
         seed: For the random cotangent that stands in for a missing loss; of a
             program, for its weights, batches and draws.
         seconds: What watching may add to a program's training time, about.
+        confirm: How many seconds testing the causes may take; True is 5, False or 0 tests none.
+        track: Is told how far these tests are.
 
     Raises:
         ModelError: The model raised or gave nothing that has a gradient.
@@ -105,12 +116,24 @@ def check(
         ProgramError: The parts of a program do not fit.
         EvenflowError: ``select`` or ``ignore`` names no rule.
     """
-    select, ignore = tuple(select), tuple(ignore)
+    select, ignore = ((words,) if isinstance(words, str) else tuple(words) for words in (select, ignore))
     if isinstance(model, Program):
-        return _check_program(model, select, ignore, seed, seconds)
-    inputs, loss = paired(inputs, loss)
-    flow = measure(model, inputs, loss, seed=seed)
-    return Report(flow, diagnose(flow, select=select, ignore=ignore))
+        report = _check_program(model, select, ignore, seed, seconds)
+    else:
+        inputs, loss = paired(inputs, loss)
+        flow = measure(model, inputs, loss, seed=seed)
+        report = Report(flow, diagnose(flow, select=select, ignore=ignore))
+    if not confirm or report.healthy:
+        return report
+    from evenflow import intervene
+
+    subject: intervene.Subject = (
+        intervene.FirstBatch(model, seed, report.flows)
+        if isinstance(model, Program)
+        else intervene.OneBatch(model, inputs, loss, seed, report.flow)
+    )
+    limit = intervene.SECONDS if confirm is True else confirm
+    return replace(report, diagnosis=intervene.confirm(report.diagnosis, subject, seconds=limit, track=track))
 
 
 def _check_program(
@@ -138,58 +161,6 @@ def judged(
     seen: list[Flow | Run] = [*flows.values(), run]
     said = [diagnose(one, select=select, ignore=ignore) for one in seen]
     return Report(next(iter(flows.values())), _joined(said), run=run, flows=flows)
-
-
-def first_flows(program: Program, seed: int = 0) -> dict[str, Flow]:
-    """The first batch of a program, measured before any training.
-
-    Args:
-        program: Whose first batch.
-        seed: Of its weights and batches.
-
-    Returns:
-        A Flow for each role's loss; ``""`` if there is one only. What another
-        role's parameters get from it is left out, for they do not move by it.
-
-    Raises:
-        LossError: A loss is no scalar or has no gradient.
-        ModelError: A model or a loss raised.
-    """
-    import torch
-    from torch import nn
-
-    with torch.random.fork_rng(devices=[]):
-        training = program.start(seed)
-        batch = training.first_batch()
-        models = training.models
-        whole = models[""] if "" in models else nn.ModuleDict(dict(models))
-        flows = {}
-        for role, loss in training.losses.items():
-            flow = measure_loss(whole, partial(loss, training.model, batch), batch)
-            flow.metadata["optimized"] = _optimized(whole, training)
-            flows[role] = _of_role(flow, role)
-    return flows
-
-
-def _optimized(model: nn.Module, training: Training) -> list[str]:
-    """Names of the parameters that some optimizer holds."""
-    held = {
-        id(parameter)
-        for optimizer in training.optimizers.values()
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-    }
-    return [name for name, parameter in model.named_parameters() if id(parameter) in held]
-
-
-def _of_role(flow: Flow, role: str) -> Flow:
-    """The Flow without the parameters of other roles."""
-    if not role:
-        return flow
-    own = [
-        row for row in flow if row.site.role not in _PARAMETER_ROLES or row.site.path.startswith(f"{role}.")
-    ]
-    return Flow(own, flow.source, {**flow.metadata, "role": role}, flow.notes)
 
 
 def _joined(said: Iterable[Diagnosis]) -> Diagnosis:

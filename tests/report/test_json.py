@@ -80,7 +80,7 @@ def test_the_shape_is_frozen() -> None:
         "findings": [
             dict.fromkeys(("code", "symptom", "severity", "site", "message", "source"))
             | {
-                "causes": [dict.fromkeys(("name", "confidence", "evidence", "confirmed"))],
+                "causes": [dict.fromkeys(("name", "confidence", "evidence", "confirmed", "trial"))],
                 "evidence": [dict.fromkeys(("text", "value", "threshold"))],
                 "remedies": [None],
             }

@@ -27,6 +27,7 @@ from evenflow.surgery import (
     Reinitialise,
     RemoveOutputActivation,
     ReplaceCell,
+    ScaleWeights,
     SetDtype,
     SetLearningRate,
     SetLoss,
@@ -134,6 +135,8 @@ MODEL_CASES: dict[str, Case] = {
     "critical normal": Case(Reinitialise("critical", distribution="normal", q=0.5), chain, X),
     "lsuv": Case(Reinitialise("lsuv"), chain, X, bare, NO_LAYER),
     "lsuv conv": Case(Reinitialise("lsuv"), convolutions, IMAGES),
+    "scaled": Case(ScaleWeights(2.0), chain, X, bare, NO_LAYER),
+    "scaled kernels": Case(ScaleWeights(0.5, where="*"), convolutions, IMAGES),
     "tat smooth": Case(ShapeActivation(), chain, X, bare, NO_ACTIVATION),
     "tat leaky": Case(ShapeActivation(layers=50), convolutions, IMAGES),
     "tat of a kink": Case(

@@ -12,6 +12,7 @@ import click
 from evenflow.cli.errors import plain_errors
 from evenflow.cli.help import TaughtCommand
 from evenflow.cli.judging import STDOUT, Judging, explanations, judging
+from evenflow.cli.output import bars
 
 if TYPE_CHECKING:
     from evenflow.diagnose import Policy
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         ("evenflow check train.py:build", "build() returns a model, a batch and a loss."),
         ("evenflow check my.nets:Wide --input 32x3x64x64", "A model class, with random images."),
         ("evenflow check config.json --html flow.html", "A transformers config, with a page of pictures."),
+        ("evenflow check train.py:build --no-confirm", "Name causes without testing them."),
         ("evenflow check train.py:build --json -", "For scripts: JSON on standard output, exit code 0 or 1."),
     ],
 )
@@ -40,6 +42,15 @@ if TYPE_CHECKING:
 )
 @judging
 @click.option("--seed", default=0, show_default=True, help="For the weights, and for data made up here.")
+@click.option(
+    "--confirm",
+    type=click.FloatRange(min=0.0),
+    default=5.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long suspected causes of an alarm may be tested, each by removing it in a copy.",
+)
+@click.option("--no-confirm", is_flag=True, help="Test no causes; name suspects only.")
 @click.option("--device", default="cpu", show_default=True, help="Where to run, e.g. cuda:1 or mps.")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.pass_context
@@ -50,6 +61,8 @@ def command(
     inputs: tuple[str, ...],
     judging: Judging,
     seed: int,
+    confirm: float,
+    no_confirm: bool,
     device: str,
     debug: bool,
 ) -> None:
@@ -70,16 +83,20 @@ def command(
     with plain_errors(debug=debug):
         policy = judging.policy()
         with _stdout_kept(not judging.text_on_stdout):
-            content = _checked(target, inputs, policy, seed=seed, device=device)
+            seconds = 0.0 if no_confirm else confirm
+            content = _checked(target, inputs, policy, seed=seed, confirm=seconds, device=device)
         judging.finish(ctx, content)
 
 
 def _checked(
-    target: str, inputs: tuple[str, ...], policy: Policy, *, seed: int, device: str
+    target: str, inputs: tuple[str, ...], policy: Policy, *, seed: int, confirm: float, device: str
 ) -> ReportContent:
-    from rich.console import Console
+    with bars() as bar:  # only where there is a terminal
+        task = bar.add_task(f"{target}: running", total=None)
 
-    with Console(stderr=True).status(f"{target}: loading"):  # only where there is a terminal
+        def track(title: str, done: int, total: int) -> None:
+            bar.update(task, description=f"without {title}" if title else target, completed=done, total=total)
+
         from evenflow.check import check
         from evenflow.cli.target import load_target
         from evenflow.flow import Flow
@@ -93,6 +110,8 @@ def _checked(
             select=policy.select,
             ignore=policy.ignore,
             seed=seed,
+            confirm=confirm,
+            track=track,
         )
     flow = report.flow
     diagnosis = policy.settle(report.diagnosis)

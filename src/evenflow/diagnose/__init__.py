@@ -10,6 +10,8 @@ from evenflow.diagnose.finding import (
     Skipped,
     Suppressed,
     Symptom,
+    Trial,
+    Verdict,
 )
 from evenflow.diagnose.judge import diagnose
 from evenflow.diagnose.pages import explain
@@ -31,6 +33,8 @@ __all__ = [
     "Suppressed",
     "Symptom",
     "Threshold",
+    "Trial",
+    "Verdict",
     "diagnose",
     "explain",
     "rules",

@@ -6,6 +6,7 @@ can be stored, compared and rendered anywhere.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -81,6 +82,37 @@ class Evidence:
     threshold: float | None = None
 
 
+class Verdict(StrEnum):
+    """What became of a suspect when it was removed in a copy."""
+
+    CONFIRMED = "confirmed"
+    REFUTED = "refuted"
+    INCONCLUSIVE = "inconclusive"
+    UNTESTED = "not tested"
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A suspect removed in a copy, and the copy measured again.
+
+    Attributes:
+        verdict: What follows.
+        outcome: What was done and what came of it, with numbers, in one sentence; or why nothing was done.
+        before: The figure of the finding as it is; None if there is none.
+        after: The same without the suspect.
+    """
+
+    verdict: Verdict
+    outcome: str
+    before: float | None = None
+    after: float | None = None
+
+    @property
+    def confirmed(self) -> bool | None:
+        """True, False, or None where it is open."""
+        return {Verdict.CONFIRMED: True, Verdict.REFUTED: False}.get(self.verdict)
+
+
 @dataclass(frozen=True, slots=True)
 class Cause:
     """A suspected or confirmed reason.
@@ -89,13 +121,15 @@ class Cause:
         name: From the fixed vocabulary.
         confidence: From 0 to 1: the share of the symptom that the cause explains by the numbers at hand.
         evidence: Why it is suspected.
-        confirmed: True or False after an intervention; None if none was made.
+        confirmed: True or False after an intervention; None if none was made, or none that decides.
+        trial: The intervention; None if nobody asked for one.
     """
 
     name: CauseName
     confidence: float
     evidence: str
     confirmed: bool | None = None
+    trial: Trial | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +207,12 @@ class Diagnosis:
             if _credit(cause) > _credit(known):
                 best[cause.name] = cause
         named = [cause for cause in best.values() if cause.name is not CauseName.UNKNOWN]
-        return tuple(sorted(named, key=_credit, reverse=True))
+        return ranked(named)
+
+
+def ranked(causes: Iterable[Cause]) -> tuple[Cause, ...]:
+    """Confirmed causes first, then untested ones, refuted ones last; by confidence within each."""
+    return tuple(sorted(causes, key=_credit, reverse=True))
 
 
 def _credit(cause: Cause) -> tuple[int, float]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 
-from evenflow.check import first_flows
 from evenflow.diagnose import Symptom
 from evenflow.errors import EvenflowError
 from evenflow.fix.remedy import Case
 from evenflow.flow import Flow, Role
+from evenflow.measure.first import first_flows
 from evenflow.surgery import Patch
 
 WORSE = 0.5

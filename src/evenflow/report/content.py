@@ -94,7 +94,9 @@ def headline(diagnosis: Diagnosis) -> str:
 
 
 def verdict_word(cause: Cause) -> str:
-    """Whether a cause was tested: by an intervention, or not at all."""
+    """Whether a cause was tested by an intervention, and what came of it."""
+    if cause.trial is not None:
+        return cause.trial.verdict.value
     if cause.confirmed is None:
         return "suspected"
     return "confirmed by intervention" if cause.confirmed else "refuted by intervention"

@@ -9,7 +9,8 @@ changed or removed. A number that JSON cannot hold is the string ``"NaN"``,
     title           what was checked
     healthy         no finding of severity warning or error
     findings        [{code, symptom, severity, site, message, source,
-                      causes   [{name, confidence, confirmed, evidence}],
+                      causes   [{name, confidence, confirmed, evidence,
+                                 trial: null or {verdict, outcome, before, after}}],
                       evidence [{text, value, threshold}],
                       remedies [text]}], worst first
     skipped         [{code, reason}]: rules that could not judge

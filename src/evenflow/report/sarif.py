@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from evenflow import __version__
-from evenflow.diagnose.finding import Finding, Severity
-from evenflow.report.content import ReportContent
+from evenflow.diagnose.finding import Cause, Finding, Severity
+from evenflow.report.content import ReportContent, verdict_word
 from evenflow.report.text import percent, printable, words
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
@@ -86,11 +86,18 @@ def message(finding: Finding) -> str:
     """What is found, why, and what to do, in plain text."""
     parts = [printable(finding.message)]
     if finding.causes:
-        named = ", ".join(f"{words(cause.name)} ({percent(cause.confidence)})" for cause in finding.causes)
-        parts.append(f"Causes: {named}.")
+        parts.append(f"Causes: {', '.join(map(_named, finding.causes))}.")
+        parts += [
+            printable(cause.trial.outcome) for cause in finding.causes if cause.trial and cause.confirmed
+        ]
     if finding.remedies:
         parts.append(f"What to do: {printable(finding.remedies[0])}")
     return " ".join(parts)
+
+
+def _named(cause: Cause) -> str:
+    tested = "" if cause.trial is None else f", {verdict_word(cause)}"
+    return f"{words(cause.name)} ({percent(cause.confidence)}{tested})"
 
 
 def source_line(finding: Finding) -> tuple[str, int] | None:

@@ -25,6 +25,8 @@ from evenflow.report.text import percent, place_name, shorten, words
 MAX_WIDTH = 100
 """Columns that are used at most: longer lines are hard to follow."""
 
+_VERDICT_STYLE = {True: "green", False: "red", None: "not bold dim"}
+
 _NAMES = 6
 """Names in a list before it is shortened."""
 
@@ -123,8 +125,12 @@ def _finding(finding: Finding, paper: Paper) -> Iterator[RenderableType]:
 
 def _cause(cause: Cause, paper: Paper) -> Text:
     text = Text(words(cause.name), "bold")
-    text.append(paper.text(f" ({percent(cause.confidence)}, {verdict_word(cause)})"), "not bold dim")
+    text.append(paper.text(f" ({percent(cause.confidence)}, "), "not bold dim")
+    text.append(paper.text(verdict_word(cause)), _VERDICT_STYLE[cause.confirmed])
+    text.append(paper.text(")"), "not bold dim")
     text.append(paper.text(f"  {cause.evidence}"), "not bold")
+    if cause.trial is not None:
+        text.append(paper.text(f" {cause.trial.outcome}"), "not bold")
     return text
 
 

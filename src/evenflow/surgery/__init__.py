@@ -25,6 +25,7 @@ from evenflow.surgery.edits.precision import Autocast, LossScale, SetDtype
 from evenflow.surgery.edits.recurrent import InitRecurrent
 from evenflow.surgery.edits.reinitialise import Reinitialise
 from evenflow.surgery.edits.residual import DepthScaled, Fixup
+from evenflow.surgery.edits.scale import ScaleWeights
 from evenflow.surgery.edits.shape import ShapeActivation
 from evenflow.surgery.edits.skip import InsertSkip
 from evenflow.surgery.edits.spectral import SpectralNorm
@@ -56,6 +57,7 @@ __all__ = [
     "Reinitialise",
     "RemoveOutputActivation",
     "ReplaceCell",
+    "ScaleWeights",
     "SetDtype",
     "SetLearningRate",
     "SetLoss",
