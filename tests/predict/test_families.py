@@ -223,6 +223,26 @@ def test_recurrent_weights(kind: str) -> None:
     assert excess < (0.1 if kind == "LSTM" else 0.03), site
 
 
+def test_layers_that_start_as_copies() -> None:
+    """nn.TransformerEncoder copies one layer: a norm's output covaries with what equal weights make of it."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            layer = nn.TransformerEncoderLayer(WIDTH, 4, WIDTH, 0.0, batch_first=True)
+            self.layers, self.out = (
+                nn.TransformerEncoder(layer, 3, enable_nested_tensor=False),
+                nn.Linear(WIDTH, 10),
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.out(self.layers(x).mean(1))
+            return y
+
+    site, excess = worst(disagreement(Net, randn(8, 8, WIDTH), cross_entropy, draws=12))
+    assert excess < 0.02, site
+
+
 LOSSES: dict[str, Callable[[Tensor], Any]] = {
     "mse": lambda o: F.mse_loss(o, randn(16, 10)),
     "l1": lambda o: F.l1_loss(o, randn(16, 10)),

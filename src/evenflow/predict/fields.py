@@ -227,10 +227,16 @@ def _cross(x: Field, y: Field) -> Table | None:
         return None if pair is None else pair.swapped()
     if isinstance(x, Expression) or isinstance(y, Expression):
         return cross_expressions(x, y)
+    found: Table | None
     alike = getattr(x, "cross", None)
     if alike is not None and type(x) is type(y):
-        found: Table | None = alike(y)
+        found = alike(y)
         return found
+    for one, other in ((x, y), (y, x)):
+        through = getattr(one, "cross_through", None)
+        if through is not None and one.shape == other.shape:
+            found = through(other)
+            return found if one is x or found is None else found.swapped()
     if isinstance(x, Made) and isinstance(y, Made):
         if x.key == y.key:
             return _cross_made(x, y)

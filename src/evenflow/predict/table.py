@@ -312,6 +312,13 @@ class Table:
             mean = mean - average
         return Table(self.dims, table, mean)
 
+    def centred_over_first(self, over: Sequence[int]) -> Table:
+        """The table of E (x_i − x̄) y_j, x̄ the mean over some dimensions, of a pair of tensors."""
+        first = self.second
+        for axis in (self.first_axis(dim) + k for dim in over for k in range(len(self.dims[dim]))):
+            first = _along(first, axis, axes.averaging(self.axes[axis])[0])
+        return Table(self.dims, self.second - first, None)
+
     def averaged_over(self, over: Sequence[int], by_segment: Array) -> Array:
         """Average of a quantity by segments over some dimensions, which stay with size 1."""
         for axis in [self.first_axis(dim) + k for dim in over for k in range(len(self.dims[dim]))]:

@@ -90,6 +90,23 @@ class Normalised(Field):
             stds.append(np.broadcast_to(np.sqrt(variance), centred.diagonal.shape))
         return Table(dims, pair.second / (pair.sides(stds[0])[0] * pair.sides(stds[1])[1]), None)
 
+    def cross_through(self, other: Field) -> Table | None:
+        """E x̂_i y_j with a field that is no norm: that of x, centred and divided by σ of the mean."""
+        pair = cross(self.x, other)
+        return None if pair is None else self.divided(self.centred_first(pair))
+
+    def centred_first(self, pair: Table) -> Table:
+        """E (x_i − x̄) y_j."""
+        return pair.centred_over_first(self.over) if self.centring else pair
+
+    def divided(self, pair: Table) -> Table:
+        """E x_i y_j / σ_i."""
+        dims, (pair, mine) = align([pair, self.x.table], self.shape)
+        centred = self.centred(mine)
+        variance = np.maximum(centred.averaged_over(self.over, centred.diagonal), 0.0) + self.eps
+        std = np.broadcast_to(np.sqrt(variance), centred.diagonal.shape)
+        return Table(dims, pair.second / pair.sides(std)[0], None)
+
     @cached_property
     def spread(self) -> float:
         """E[1/v̂] E[v̂] = ν/(ν − 2)."""
@@ -146,6 +163,11 @@ class NormCotangent(Field):
         if x is None:
             return None
         return self._of(g, x, other.normalised)
+
+    def cross_through(self, other: Field) -> Table | None:
+        """E g_x,i h_j with a cotangent of another kind, without the part along x̂: it is one of n."""
+        pair = cross(self.g, other)
+        return None if pair is None else self.normalised.divided(self.normalised.centred_first(pair))
 
     def _of(self, g: Table, x: Table, other: Normalised) -> Table:
         mine = self.normalised
