@@ -201,7 +201,7 @@ def cross(x: Field, y: Field) -> Table | None:
     """E x_i y_j; None where x and y are independent, so that it is the product of their means."""
     if x is y:
         return x.table
-    if x.cotangent != y.cotangent or not x.tags & y.tags:
+    if _independent(x, y):
         return None
     if (found := _known.get((id(x), id(y)))) is not None:
         return found[2]
@@ -210,6 +210,11 @@ def cross(x: Field, y: Field) -> Table | None:
     table = _cross(x, y)
     _known[id(x), id(y)] = (x, y, table)
     return table
+
+
+def _independent(x: Field, y: Field) -> bool:
+    """Whether two different fields share no source."""
+    return x is not y and (x.cotangent != y.cotangent or not x.tags & y.tags)
 
 
 def forget() -> None:
@@ -263,6 +268,11 @@ def _cross_sum(x: Sum, y: Field) -> Table | None:
 
 def _cross_made(x: Made, y: Made) -> Table | None:
     tables, related = [], False
+    if any(
+        _independent(a, b) and (a.table.centred or b.table.centred)
+        for a, b in zip(x.parts, y.parts, strict=True)
+    ):
+        return None
     for a, b in zip(x.parts, y.parts, strict=True):
         if a.shape != b.shape:
             return None

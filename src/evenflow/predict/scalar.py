@@ -125,7 +125,7 @@ MEMORY = 500_000
 
 _memory: dict[tuple[Any, ...], float] = {}
 
-TERMS = (16, 128)
+TERMS = (8, 24, 128)
 """Terms of Mehler's series: the first number that suffices is taken."""
 MOST = TERMS[-1]
 REMAINDER = 1e-12
@@ -187,8 +187,10 @@ def _pairs(
         slow = left_out > bound
         if not slow.any():
             break
-    powers = rho[..., None] ** np.arange(terms)
-    result: Array = np.einsum("...k,...k->...", powers, a[..., :terms] * b[..., :terms])
+    powers = np.empty((*rho.shape, terms))
+    powers[..., 0], powers[..., 1:] = 1.0, rho[..., None]
+    np.cumprod(powers, -1, out=powers)
+    result: Array = np.einsum("...k,...k,...k->...", powers, a[..., :terms], b[..., :terms])
     if slow.any():
         rows = [np.broadcast_to(x, rho.shape)[slow] for x in (mean_u, mean_v, var_u, var_v, cov)]
         result[slow] = _memoised(("pair", f.key, g.key), tuple(rows), lambda *x: _double(f, g, *x))

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -75,6 +76,11 @@ def _fusible(
     return (query, key, value, 0.0, is_causal), {"attn_mask": attn_mask, "scale": scale}
 
 
+@lru_cache(maxsize=8)
+def _causal(queries: int, keys: int) -> Tensor:
+    return torch.ones(queries, keys, dtype=torch.bool).tril()
+
+
 def _probabilities(
     q: Field, k: Field, causal: bool, mask: Field | None, scale: float | None
 ) -> tuple[Softmax, float]:
@@ -82,7 +88,7 @@ def _probabilities(
     shape = (*q.shape[:3], k.shape[2])
     scores = product(shape, contraction(shape, q, k, "bhid,bhjd->bhij"), factor)
     if causal:
-        scores = with_mask(scores, torch.ones(shape[2:], dtype=torch.bool).tril(), shape)
+        scores = with_mask(scores, _causal(*shape[2:]), shape)
     elif mask is not None:
         if not isinstance(mask, Leaf) or mask.values is None:
             raise NoRuleError("attention with a mask that is not known")

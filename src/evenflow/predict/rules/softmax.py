@@ -19,23 +19,26 @@ Backward, g_s = p (g − Σ_k p_k g_k), with g independent of p.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, final
 
 import numpy as np
 import torch
+from torch.utils.weak import WeakIdKeyDictionary
 
 from evenflow.predict.axes import Array, Axis, Indices, joined, plain
 from evenflow.predict.fields import Field
 from evenflow.predict.pointwise import apply, product
+from evenflow.predict.rules.peaked import effective_ratio
 from evenflow.predict.rules.reductions import summed
 from evenflow.predict.rules.registry import Context, NoRuleError, rule
 from evenflow.predict.table import Table, align
 
-SMALL_SPREAD = 0.3
-"""Up to this D the closed form is within 1 % of simulated rows (tests/predict/test_softmax.py)."""
+MASKS = 64
+"""Masks remembered."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,30 +82,41 @@ def _graded(n: int) -> Axis:
 
 
 _masks: dict[tuple[Any, ...], _Mask] = {}
+_names = WeakIdKeyDictionary()
 
 
 def _mask(keep: torch.Tensor | None, queries: Axis | None, keys: Axis) -> _Mask:
     """Averages over the pairs of each class; without a mask all keys are seen."""
+    name = (None if keep is None else _name(keep), queries, keys)
+    if name not in _masks:
+        if len(_masks) > MASKS:
+            _masks.clear()
+        _masks[name] = _averaged(keep, queries, keys)
+    return _masks[name]
+
+
+def _name(keep: torch.Tensor) -> tuple[Any, ...]:
+    """What tells a mask from others: its shape and a digest of its entries."""
+    if keep not in _names:
+        distinct = keep[tuple(slice(1) if stride == 0 else slice(None) for stride in keep.stride())]
+        entries = np.packbits(distinct.contiguous().numpy())
+        _names[keep] = (tuple(keep.shape), tuple(distinct.shape), hashlib.sha1(entries.tobytes()).digest())
+    name: tuple[Any, ...] = _names[keep]
+    return name
+
+
+def _averaged(keep: torch.Tensor | None, queries: Axis | None, keys: Axis) -> _Mask:
     n_q = 1 if queries is None else queries.n
     if keep is None:
-        visible = np.ones((n_q, keys.n), dtype=bool)
-        name: tuple[Any, ...] = (None, queries, keys)
-    else:
-        flat = keep.reshape(-1, *keep.shape[-2:]) if keep.ndim > 1 else keep.reshape(1, 1, -1)
-        matrix = flat.float().mean(0) > 0.5
-        visible = (
-            np.broadcast_to(matrix.numpy(), (n_q, keys.n))
-            if matrix.shape[0] in (1, n_q)
-            else np.broadcast_to(matrix[:1].numpy(), (n_q, keys.n))
-        )
-        if not (visible == visible[:1]).all():
-            if queries is not None:
-                queries = joined(_graded(n_q), queries)
-            keys = joined(_graded(keys.n), keys)
-        name = (visible.tobytes(), queries, keys)
-    if name not in _masks:
-        _masks[name] = _mask_averages(visible, queries, keys)
-    return _masks[name]
+        return _mask_averages(np.ones((n_q, keys.n), dtype=bool), queries, keys)
+    flat = keep.reshape(-1, *keep.shape[-2:]) if keep.ndim > 1 else keep.reshape(1, 1, -1)
+    matrix = flat.float().mean(0) > 0.5
+    visible = np.broadcast_to((matrix if matrix.shape[0] in (1, n_q) else matrix[:1]).numpy(), (n_q, keys.n))
+    if not (visible == visible[:1]).all():
+        if queries is not None:
+            queries = joined(_graded(n_q), queries)
+        keys = joined(_graded(keys.n), keys)
+    return _mask_averages(visible, queries, keys)
 
 
 def _mask_averages(visible: np.ndarray, axis: Axis | None, keys: Axis) -> _Mask:
@@ -146,23 +160,6 @@ def _mask_averages(visible: np.ndarray, axis: Axis | None, keys: Axis) -> _Mask:
     agree = (agree / size)[pairs_of]
     sides = queries.left[pairs_of], queries.right[pairs_of]
     return _Mask(axis, keys, seen, agree, differ[pairs_of], overlap[pairs_of], n[pairs_of], *sides)
-
-
-@lru_cache(maxsize=2048)
-def effective_ratio(n: int, full: float, shared: float) -> float:
-    """R for rows of n Gaussian scores of variance ``full`` whose copies have covariance ``shared``."""
-    if full <= SMALL_SPREAD:
-        return math.exp(shared)
-    n = max(2, min(n, 512))
-    generator = np.random.default_rng(0)
-    rows = max(16, 60_000 // n)
-    z, w = generator.standard_normal((2, rows, n))
-    rho = min(max(shared / full, -1.0), 1.0)
-    s, t = math.sqrt(full) * z, math.sqrt(full) * (rho * z + math.sqrt(1 - rho**2) * w)
-    p, q = (np.exp(x - x.max(1, keepdims=True)) for x in (s, t))
-    p, q = p / p.sum(1, keepdims=True), q / q.sum(1, keepdims=True)
-    agree = min(float((p * q).sum(1).mean()), 1 - 1e-9)
-    return agree * (n - 1) / (1 - agree)
 
 
 def _prepare(x: Field, dim: int) -> tuple[Table, int, int | None]:
@@ -246,9 +243,7 @@ class Softmax(Field):
             return values.reshape(shape)
 
         n = round(float(np.mean(mask.count)))
-        ratio = np.vectorize(
-            lambda d: effective_ratio(n, round(full, 6), round(float(d), 6)), otypes=[float]
-        )(spread)
+        ratio = effective_ratio(n, full, spread)
         omega = by_query(mask.overlap)
         norm = 1 / (1 + omega * (ratio - 1))
         agree = (ratio * norm)[..., None] * mask.agree.reshape(*shape, S)
