@@ -230,6 +230,12 @@ def _cross(x: Field, y: Field) -> Table | None:
     if isinstance(y, Sum):
         pair = _cross_sum(y, x)
         return None if pair is None else pair.swapped()
+    for first, second in ((x, y), (y, x)):
+        spread = _spread_sum(second)
+        if spread is not None and spread[0].shape == first.shape:
+            pair = cross(first, spread[0])
+            pair = None if pair is None else pair.summed_second(spread[1])
+            return pair if pair is None or second is y else pair.swapped()
     if isinstance(x, Expression) or isinstance(y, Expression):
         return cross_expressions(x, y)
     found: Table | None
@@ -249,6 +255,17 @@ def _cross(x: Field, y: Field) -> Table | None:
             pair = cross(x.parts[0], y.parts[0])
             return None if pair is None else pair.apart(x.key[1], x.key[2], y.key[2], x.shape[x.key[1]])  # type: ignore[index]
     return None
+
+
+def _spread_sum(x: Field) -> tuple[Field, tuple[int, ...]] | None:
+    """What x is a sum of, spread over the summed dimensions again, and these dimensions."""
+    if not isinstance(x, Made) or x.key[0] != "expand":  # type: ignore[index]
+        return None
+    inner = x.parts[0]
+    if not isinstance(inner, Made) or inner.key[0] != "sum" or inner.parts[0].shape != x.shape:  # type: ignore[index]
+        return None
+    over: tuple[int, ...] = inner.key[1]  # type: ignore[index]
+    return inner.parts[0], over
 
 
 def _cross_sum(x: Sum, y: Field) -> Table | None:

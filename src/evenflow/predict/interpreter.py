@@ -30,10 +30,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from evenflow.flow import Stats
-from evenflow.predict import pointwise
+from evenflow.predict import entries, pointwise
 from evenflow.predict.fields import Field, Leaf
 from evenflow.predict.memory import Memory
-from evenflow.predict.rules import RULES
+from evenflow.predict.rules import OUTPUTS, RULES
 from evenflow.predict.rules.registry import Context, NoRuleError
 from evenflow.predict.shapes import Shapes
 from evenflow.predict.spread import log_variance
@@ -243,7 +243,10 @@ class Interpreter(TorchDispatchMode):
                 return output
             args, kwargs = (_mapped(self._to_meta, part) for part in (args, kwargs))
             tensors = list(_tensors((*args, *kwargs.values())))
-        output = self._shapes.run(func, tuple(args), kwargs)
+        if entries.by_entries(func, args):
+            return entries.run(self, func, args, kwargs)
+        make = OUTPUTS.get(op.name)
+        output = self._shapes.run(func, tuple(args), kwargs) if make is None else make(*args, **kwargs)
         outputs = list(output) if isinstance(output, (list, tuple)) else [output]
         with _disable_current_modes() if _modes() else contextlib.nullcontext():
             results = self._interpret(op, tensors, outputs, args, kwargs)
@@ -261,8 +264,10 @@ class Interpreter(TorchDispatchMode):
         """The fields of the outputs."""
         name = op.name
         nothing: list[Field | None] = [None] * len(outputs)
-        if name.startswith(("empty", "new_empty")) or not any(isinstance(t, Tensor) for t in outputs):
+        if not any(isinstance(t, Tensor) for t in outputs):
             return nothing
+        if name.startswith(("empty", "new_empty")):
+            return nothing if outputs[0].is_floating_point() else [_unwritten(outputs[0])]
         operands = {id(tensor): self.field_of(tensor) for tensor in tensors}
         known = self._known(op, tensors, operands, outputs, args, kwargs)
         if known is not None:
@@ -363,6 +368,11 @@ def _modes() -> bool:
     """Whether some mode sees what runs now."""
     active: int = torch._C._len_torch_dispatch_stack()
     return active > 0
+
+
+def _unwritten(like: Tensor) -> Leaf | None:
+    """Whole numbers in new memory: any will do, for a sound model overwrites them."""
+    return _known(torch.zeros(like.shape, dtype=like.dtype)) if like.numel() <= MAX_KNOWN else None
 
 
 def _known(values: Tensor) -> Leaf:

@@ -319,6 +319,13 @@ class Table:
             first = _along(first, axis, axes.averaging(self.axes[axis])[0])
         return Table(self.dims, self.second - first, None)
 
+    def summed_second(self, over: Sequence[int]) -> Table:
+        """E x_i z_j from E x_i y_j, where z is the sum of y over some dimensions, repeated along them."""
+        table = self.second
+        for axis in [self.first_axis(dim) + k for dim in over for k in range(len(self.dims[dim]))]:
+            table = _along(table, axis, axes.averaging(self.axes[axis])[1] * self.axes[axis].n)
+        return Table(self.dims, table, None)
+
     def averaged_over(self, over: Sequence[int], by_segment: Array) -> Array:
         """Average of a quantity by segments over some dimensions, which stay with size 1."""
         for axis in [self.first_axis(dim) + k for dim in over for k in range(len(self.dims[dim]))]:

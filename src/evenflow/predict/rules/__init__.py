@@ -10,9 +10,10 @@ from evenflow.predict.rules import (  # noqa: F401  (importing registers)
     norms,
     pooling,
     reductions,
+    routing,
     softmax,
     views,
 )
-from evenflow.predict.rules.registry import RULES
+from evenflow.predict.rules.registry import OUTPUTS, RULES
 
-__all__ = ["RULES"]
+__all__ = ["OUTPUTS", "RULES"]

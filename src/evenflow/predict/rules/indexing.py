@@ -111,7 +111,8 @@ def scattered(g: Field, index: torch.Tensor, shape: Sequence[int]) -> Field:
     return Made(shape, (g,), of_table, ("scatter", index.cpu().numpy().tobytes(), tuple(shape)))
 
 
-def _values(index: Field) -> torch.Tensor:
+def known_values(index: Field) -> torch.Tensor:
+    """The entries of indices or of a mask."""
     if not isinstance(index, Leaf) or index.values is None:
         raise NoRuleError("indices or a mask that are not known")
     return index.values
@@ -120,7 +121,7 @@ def _values(index: Field) -> torch.Tensor:
 @rule("embedding")
 def embedding(context: Context, output: Any, weight: Field, index: Field, *args: Any) -> Field:
     """Rows of a table."""
-    return gathered(weight, _values(index), output.shape)
+    return gathered(weight, known_values(index), output.shape)
 
 
 @rule("embedding_dense_backward")
@@ -128,7 +129,7 @@ def embedding_backward(
     context: Context, output: Any, g: Field, index: Field, rows: int, padding: int, *args: Any
 ) -> Field:
     """Cotangents added up by row."""
-    return scattered(g, _values(index), output.shape)
+    return scattered(g, known_values(index), output.shape)
 
 
 @rule("index_select")
@@ -138,7 +139,7 @@ def index_select(context: Context, output: Any, x: Field, dim: int, index: Field
 
     order = [dim, *(d for d in range(len(x.shape)) if d != dim)]
     moved = permute(context, None, x, order)
-    rows = gathered(moved, _values(index), (output.shape[dim], *moved.shape[1:]))
+    rows = gathered(moved, known_values(index), (output.shape[dim], *moved.shape[1:]))
     return permute(context, None, rows, [order.index(d) for d in range(len(order))])
 
 
@@ -150,7 +151,7 @@ def index(context: Context, output: Any, x: Field, indices: Sequence[Field | Non
     used = [d for d, i in enumerate(indices) if i is not None]
     if len(used) == 1:
         dim = used[0]
-        values = _values(indices[dim])  # type: ignore[arg-type]
+        values = known_values(indices[dim])  # type: ignore[arg-type]
         if values.dtype == torch.bool:
             if values.ndim != 1:
                 raise NoRuleError("a boolean mask of several dimensions")
@@ -163,7 +164,7 @@ def index(context: Context, output: Any, x: Field, indices: Sequence[Field | Non
         back = [*range(n, n + dim), *range(n), *range(n + dim, len(rows.shape))]
         return permute(context, None, rows, back)
     if len(used) == 2 and used == [0, 1]:
-        first, second = (_values(indices[d]) for d in used)  # type: ignore[arg-type]
+        first, second = (known_values(indices[d]) for d in used)  # type: ignore[arg-type]
         first, second = torch.broadcast_tensors(first, second)
         from evenflow.predict.rules.views import view
 
@@ -196,19 +197,32 @@ def index_put(
         raise NoRuleError("entries overwritten by index")
     if len(used) == 1:
         dim = used[0]
-        at = _values(indices[dim])  # type: ignore[arg-type]
+        at = known_values(indices[dim])  # type: ignore[arg-type]
         n = at.ndim
         front = [*range(dim, dim + n), *range(dim), *range(dim + n, len(values.shape))]
         order = [dim, *(d for d in range(len(x.shape)) if d != dim)]
         added = scattered(permute(context, None, values, front), at, [x.shape[d] for d in order])
         added = permute(context, None, added, [order.index(d) for d in range(len(order))])
     elif used == [0, 1]:
-        first, second = torch.broadcast_tensors(*(_values(indices[d]) for d in used))  # type: ignore[arg-type]
+        first, second = torch.broadcast_tensors(*(known_values(indices[d]) for d in used))  # type: ignore[arg-type]
         flat = (x.shape[0] * x.shape[1], *x.shape[2:])
         added = view(context, None, scattered(values, first * x.shape[1] + second, flat), x.shape)
     else:
         raise NoRuleError("several dimensions indexed at once")
     return apply(None, "add", [x, added], {}, x.shape)  # type: ignore[arg-type]
+
+
+@rule("index_add")
+def index_add(
+    context: Context, output: Any, x: Field, dim: int, index: Field, source: Field, *, alpha: float = 1
+) -> Field:
+    """X plus rows sent to known indices along a dimension."""
+    from evenflow.predict.rules.views import permute
+
+    order = [dim, *(d for d in range(len(x.shape)) if d != dim)]
+    sent = scattered(permute(context, None, source, order), known_values(index), [x.shape[d] for d in order])
+    sent = permute(context, None, sent, [order.index(d) for d in range(len(order))])
+    return apply(None, "add", [x, sent], {"alpha": alpha}, x.shape)  # type: ignore[arg-type]
 
 
 @rule("masked_fill", "where")
@@ -230,7 +244,7 @@ def _choose(output: Any, *args: Any) -> Field:
         mask, yes, no = first, second, third  # where(mask, yes, no)
     else:
         mask, yes, no = second, third, first  # masked_fill(x, mask, value)
-    holds = _values(mask)
+    holds = known_values(mask)
     for kept, other, value in ((holds, no, yes), (~holds, yes, no)):
         # ``value`` stands where ``kept``, ``other`` elsewhere
         if isinstance(other, (int, float)) or (isinstance(other, Leaf) and not other.tags):

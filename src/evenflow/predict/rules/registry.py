@@ -20,6 +20,10 @@ RULES: dict[str, Rule] = {}
 """From an op's name, without overload and in-place underscore, to its rule."""
 
 
+OUTPUTS: dict[str, Rule] = {}
+"""From an op's name to what makes its output on the meta device, where PyTorch refuses to."""
+
+
 class NoRuleError(Exception):
     """This use of the op is not covered; the text says why."""
 
@@ -45,6 +49,16 @@ def rule(*names: str) -> Callable[[F], F]:
             if name in RULES:
                 raise ValueError(f"There are two rules for {name}.")
             RULES[name] = function
+        return function
+
+    return register
+
+
+def makes(name: str) -> Callable[[F], F]:
+    """Register a function as that which makes an op's output on the meta device."""
+
+    def register(function: F) -> F:
+        OUTPUTS[name] = function
         return function
 
     return register
