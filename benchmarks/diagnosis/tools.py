@@ -12,7 +12,8 @@ from benchmarks.diagnosis import kept
 from benchmarks.diagnosis.observe import story
 
 from evenflow import Program, Report, check
-from evenflow.check import first_flows, judged
+from evenflow.check import judged
+from evenflow.measure.first import first_flows
 from evenflow.watch import watch_training
 
 

@@ -159,8 +159,19 @@ def judged(
     """
     select, ignore = tuple(select), tuple(ignore)
     seen: list[Flow | Run] = [*flows.values(), run]
-    said = [diagnose(one, select=select, ignore=ignore) for one in seen]
+    *first, trained = [diagnose(one, select=select, ignore=ignore) for one in seen]
+    said = [*(_without_passed(one, trained) for one in first), trained]
     return Report(next(iter(flows.values())), _joined(said), run=run, flows=flows)
+
+
+def _without_passed(first: Diagnosis, trained: Diagnosis) -> Diagnosis:
+    """What the first batch says, as a note where the training says that it got over it."""
+    passed = {finding.code for finding in trained.findings if finding.passed}
+    findings = [
+        replace(finding, severity=Severity.NOTE, passed=True) if finding.code in passed else finding
+        for finding in first.findings
+    ]
+    return replace(first, findings=tuple(findings))
 
 
 def _joined(said: Iterable[Diagnosis]) -> Diagnosis:

@@ -43,3 +43,22 @@ def test_a_strong_discriminator_and_a_slow_generator_far_away() -> None:
 
 def test_a_game_in_balance_raises_no_alarm_of_any_rule_over_runs() -> None:
     assert diagnose(play(), select=("EF6", "EF7", "EF8")).alarms == ()
+
+
+def test_six_losses_are_enough_and_five_are_not() -> None:
+    def short(steps: int) -> list[Severity]:
+        made = run(
+            steps,
+            Weight("generator.0.weight"),
+            Weight("discriminator.0.weight"),
+            scalars={
+                "loss/generator": lambda s: 1.0 + s,
+                "loss/discriminator": lambda s: 1.39 if s == 0 else 1e-3,
+            },
+            optimizer={"generator": ADAM, "discriminator": ADAM},
+            models=["generator", "discriminator"],
+        )
+        return [finding.severity for finding in diagnose(made, select=RULE).findings]
+
+    assert short(6) == [Severity.WARNING]
+    assert short(5) == []

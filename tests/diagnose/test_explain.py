@@ -92,7 +92,8 @@ def test_every_word_of_the_glossary_leads_where_it_says() -> None:
         ("vanshing", "There is no page on 'vanshing'. Near it are: vanishing, vanish, squashing. "),
         (
             "gradient",
-            "Near it are: clipping_always_active, exploding_gradient, uneven_gradient, vanishing_gradient. ",
+            "Near it are: clipping_always_active, exploding_gradient, gradient_outweighs_weights, "
+            "uneven_gradient, vanishing_gradient. ",
         ),
         ("xyzzy", "There is no page on 'xyzzy'. `evenflow explain` without a word lists all pages."),
     ],

@@ -160,3 +160,18 @@ def test_a_regression_at_its_noise_floor_is_healthy() -> None:
     data = (x, y + torch.randn(len(y)))
     made = train(model, torch.optim.Adam(model.parameters(), 1e-3), data, squared, steps=200)
     assert diagnose(made, select=("EF6", "EF7")).alarms == ()
+
+
+def test_a_loss_that_steps_throw_about_need_not_be_flat() -> None:
+    def thrown(first: float, end: float) -> bool:
+        made = run(
+            80,
+            Weight("2.weight", update=5e-3),
+            HEAD,
+            loss=lambda s: first if s == 1 else 2.36 + (end - 2.36) * s / 80 + 0.02 * NOISE[s],
+        )
+        return bool(alarms(made, RULE))
+
+    assert thrown(12.0, 2.05)
+    assert not thrown(2.4, 2.05), "slow, and nothing shows that steps are too large"
+    assert not thrown(12.0, 1.5), "it gets on in spite of its leap"

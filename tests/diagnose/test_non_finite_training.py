@@ -65,3 +65,12 @@ def test_a_nan_in_the_batch_is_not_blamed_on_the_steps() -> None:
             optimizer.step()
             watcher.log(loss=loss)
     assert [cause.name for cause in only(watcher.run, RULE).causes] == [CauseName.UNKNOWN]
+
+
+def test_what_breaks_at_once_is_blamed_on_steps_that_are_seen_to_be_large() -> None:
+    def broken(update: float) -> CauseName:
+        made = run(20, Weight("0.weight", update=update), HEAD, loss=lambda s: 2.0 if s == 0 else math.nan)
+        return only(made, RULE).causes[0].name
+
+    assert broken(0.05) is CauseName.LEARNING_RATE_TOO_HIGH
+    assert broken(1e-3) is CauseName.UNKNOWN

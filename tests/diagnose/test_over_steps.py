@@ -96,3 +96,36 @@ def test_a_sigmoid_stack_that_stands_still_and_a_shallow_one_that_learns() -> No
 def test_a_run_without_a_sampled_step_says_so() -> None:
     diagnosis = diagnose(run(30, loss=lambda s: 1.0), select="EF101")
     assert diagnosis.skipped[0].reason == "no step of the run was sampled"
+
+
+def test_what_is_wrong_at_first_and_passes_is_a_note_where_training_learns() -> None:
+    def shrinking(layer: int) -> Output:
+        return Output(str(layer), gradient=lambda s: 1e-3 * (1.0 if s > 20 else 0.01) ** (4 - layer))
+
+    sites = [site for i in range(5) for site in (Weight(f"{i}.weight"), shrinking(i))]
+    passed = only(run(100, *sites, loss=lambda s: 2.3 * 0.97**s), "EF101")
+    assert (passed.severity, passed.passed) == (Severity.NOTE, True)
+    assert passed.evidence[-1].text == "It has passed: it was so at step 0, and is not at step 99."
+    assert diagnose(run(100, *sites, loss=lambda s: 2.3), select="EF101").findings == ()
+
+
+def test_weights_that_grew_do_harm_where_nothing_takes_their_size_away() -> None:
+    def growing(layer: int) -> Output:
+        return Output(str(layer), gradient=lambda s: 1e-6 * (100.0 if s > 20 else 1.0) ** (4 - layer))
+
+    def causes(norm: bool) -> set[CauseName]:
+        sites = [site for i in range(5) for site in (Weight(f"{i}.weight"), growing(i))]
+        last = [Output("5", "BatchNorm1d" if norm else "Identity")]
+        return {cause.name for cause in only(run(100, *sites, *last, loss=lambda s: 2.3), "EF102").causes}
+
+    assert CauseName.MISSING_NORMALIZATION in causes(norm=False)
+    assert CauseName.MISSING_NORMALIZATION not in causes(norm=True)
+
+
+def test_many_moderate_steps_are_blamed_for_what_nothing_else_explains() -> None:
+    def blamed(update: float) -> list[CauseName]:
+        sites = [site for i in range(5) for site in (Weight(f"{i}.weight", update=update), _shrinking(i))]
+        return [cause.name for cause in only(run(100, *sites, loss=lambda s: 2.3), "EF101").causes]
+
+    assert blamed(2e-3)[0] is CauseName.LEARNING_RATE_TOO_HIGH, "22 steps of 2 % each"
+    assert CauseName.LEARNING_RATE_TOO_HIGH not in blamed(2e-4), "22 steps of .2 % each"

@@ -39,6 +39,7 @@ KNOWN = {
     "EF103": "vanishing_through_time",
     "EF104": "exploding_through_time",
     "EF105": "uneven_gradient",
+    "EF106": "gradient_outweighs_weights",
     "EF201": "saturation",
     "EF202": "dead_units",
     "EF203": "rank_collapse",

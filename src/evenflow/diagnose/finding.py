@@ -146,6 +146,7 @@ class Finding:
         causes: Best first.
         evidence: The facts, most telling first.
         remedies: What to do, most promising first, one short sentence each.
+        passed: Whether it was so at the beginning of a run and is no longer.
     """
 
     code: str
@@ -157,6 +158,7 @@ class Finding:
     causes: tuple[Cause, ...] = ()
     evidence: tuple[Evidence, ...] = ()
     remedies: tuple[str, ...] = ()
+    passed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,8 +200,9 @@ class Diagnosis:
     def causes(self) -> tuple[Cause, ...]:
         """What the alarms name as their causes, each once, most credible first.
 
-        Confirmed comes before untested, untested before refuted; then the higher
-        confidence, then the worse and earlier finding. ``unknown`` is no cause.
+        Confirmed comes before untested, untested before refuted. Among these a cause
+        that may have brought another about comes before it (:mod:`evenflow.diagnose.causality`);
+        then the higher confidence, then the worse and earlier finding. ``unknown`` is no cause.
         """
         best: dict[CauseName, Cause] = {}
         for cause in (cause for finding in self.alarms for cause in finding.causes):
@@ -211,8 +214,15 @@ class Diagnosis:
 
 
 def ranked(causes: Iterable[Cause]) -> tuple[Cause, ...]:
-    """Confirmed causes first, then untested ones, refuted ones last; by confidence within each."""
-    return tuple(sorted(causes, key=_credit, reverse=True))
+    """Confirmed causes first, then untested ones, refuted ones last; see :attr:`Diagnosis.causes`."""
+    from evenflow.diagnose.causality import upstream_first  # it reads this module
+
+    credible = sorted(causes, key=_credit, reverse=True)
+    return tuple(
+        cause
+        for verdict in (True, None, False)
+        for cause in upstream_first([cause for cause in credible if cause.confirmed is verdict])
+    )
 
 
 def _credit(cause: Cause) -> tuple[int, float]:

@@ -13,7 +13,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Severity, Skipped, Symptom
-from evenflow.diagnose.limits import LARGE_UPDATE
+from evenflow.diagnose.limits import LARGE_UPDATE, LEAP, OFF_SCALE
+from evenflow.diagnose.ops import NORMS
 from evenflow.diagnose.rule import CannotJudgeError, Rule
 from evenflow.diagnose.text import percent
 
@@ -23,13 +24,22 @@ if TYPE_CHECKING:
 LOOKS = 5
 """Steps that are looked at: the first, the last and three between them, as quartiles are (a judgement)."""
 
+BY_ADDING_UP = 0.6
+"""Confidence that the learning rate is to blame for what many moderate steps did (a judgement: more likely
+than not, for nothing but steps changes weights; less than where a single one is seen to be too large)."""
+
 _HARMLESS_IF_LEARNING = frozenset(
     {Symptom.VANISHING_GRADIENT, Symptom.EXPLODING_GRADIENT, Symptom.DEAD_UNITS, Symptom.SATURATION}
 )
 
-_OF_INITIAL_WEIGHTS = frozenset(
-    {CauseName.INIT_TOO_LARGE, CauseName.INIT_TOO_SMALL, CauseName.ZERO_INIT_SYMMETRY}
+_OF_THE_BEGINNING = frozenset(
+    {
+        CauseName.INIT_TOO_LARGE,
+        CauseName.INIT_TOO_SMALL,
+        CauseName.ZERO_INIT_SYMMETRY,
+    }
 )
+"""What is there at the first step or never."""
 
 
 def check_steps(rules: Iterable[Rule], history: History) -> tuple[list[Finding], list[Skipped]]:
@@ -81,17 +91,34 @@ class _Check:
             raise CannotJudgeError("no step of the run was sampled")
         if self.rule.symptom is Symptom.NON_FINITE:
             found = next((found for step in steps if (found := self.at(step))), [])
-            yield from (found if self.at(steps[0]) else map(_made_in_training, found))
+            yield from (found if self.at(steps[0]) else (_made_in_training(one) for one in found))
             return
         *_, last = (self.at(step) for step in steps)
         if not any(finding.severity.is_alarm for finding in last):
             yield from last
+            yield from self._passed(steps, last)
             return
         if len(steps) > 1 and not self.alarms(steps[-2]):
             return
         began = self._began(steps)
         for finding in last:
             yield self._told(finding, began, steps)
+
+    def _passed(self, steps: list[int], last: list[Finding]) -> Iterator[Finding]:
+        """What was an alarm at the first step and is none at the last two of a run that learns: a note."""
+        if (
+            not self.history.has_learned
+            or len(steps) < 2
+            or self.alarms(steps[-2])
+            or not self.alarms(steps[0])
+        ):
+            return
+        known = {finding.site for finding in last}
+        text = f"It has passed: it was so at step {steps[0]}, and is not at step {steps[-1]}."
+        for finding in self.at(steps[0]):
+            if finding.severity.is_alarm and finding.site not in known:
+                evidence = (*finding.evidence, Evidence(text, float(steps[-1])))
+                yield replace(finding, severity=Severity.NOTE, evidence=evidence, passed=True)
 
     def _began(self, steps: list[int]) -> int | None:
         """The first step of the alarm; None if it was there from the beginning."""
@@ -105,6 +132,17 @@ class _Check:
             low, high = (low, middle) if self.alarms(every[middle]) else (middle, high)
         return int(every[high])
 
+    def _is_normalised(self, step: int) -> bool:
+        """Whether any op of a step is a normalisation."""
+        return any(row.site.op in NORMS for row in self.history.flow_in_ops(step))
+
+    def _reads_large(self) -> bool:
+        """Whether inputs were about as large at the first step; later, weights that follow them deceive."""
+        from evenflow.diagnose.suspects import input_size
+
+        size = input_size(self.history)
+        return size is not None and size * LEAP.value >= OFF_SCALE.value
+
     def _told(self, finding: Finding, began: int | None, steps: list[int]) -> Finding:
         """The finding of the last step, with its history."""
         evidence = [*finding.evidence]
@@ -114,9 +152,10 @@ class _Check:
                 evidence.append(Evidence(f"It is so from the first step seen to the last, {steps[-1]}."))
         else:
             evidence.append(Evidence(f"It began in training: it is so since step {began}.", float(began)))
-            causes = _made_in_training(finding).causes
-            if finding.symptom in (Symptom.DEAD_UNITS, Symptom.SATURATION):
-                causes = _blame_step(self.history, began, causes)
+            causes = _made_in_training(finding, self._is_normalised(steps[-1])).causes
+            if not self._reads_large():
+                causes = tuple(cause for cause in causes if cause.name is not CauseName.UNSCALED_INPUT)
+            causes = _blame_step(self.history, began, causes)
         severity = finding.severity
         harmless = finding.symptom in _HARMLESS_IF_LEARNING and severity is Severity.WARNING
         if harmless and self.history.has_learned:
@@ -127,13 +166,22 @@ class _Check:
         return replace(finding, severity=severity, evidence=tuple(evidence), causes=causes)
 
 
-def _made_in_training(finding: Finding) -> Finding:
-    """What the first step does not have is no matter of the initial weights."""
-    causes = tuple(
-        replace(cause, name=CauseName.UNKNOWN) if cause.name in _OF_INITIAL_WEIGHTS else cause
-        for cause in finding.causes
-    )
-    return replace(finding, causes=causes)
+def _made_in_training(finding: Finding, normalised: bool = True) -> Finding:
+    """What the first step does not have is no matter of the initial weights.
+
+    Weights that grew do harm only where no normalisation takes their size away.
+    """
+
+    def renamed(cause: Cause) -> Cause:
+        if cause.name not in _OF_THE_BEGINNING:
+            return cause
+        grown = cause.name is CauseName.INIT_TOO_LARGE and not normalised
+        text = f"{cause.evidence} They grew to that in training, and no normalisation takes their size away."
+        if grown:
+            return replace(cause, name=CauseName.MISSING_NORMALIZATION, evidence=text)
+        return replace(cause, name=CauseName.UNKNOWN)
+
+    return replace(finding, causes=tuple(map(renamed, finding.causes)))
 
 
 def _looked_at(history: History) -> list[int]:
@@ -148,9 +196,16 @@ def _looked_at(history: History) -> list[int]:
 
 
 def _blame_step(history: History, began: int, causes: tuple[Cause, ...]) -> tuple[Cause, ...]:
-    """The learning rate first, if the updates before the change were large against the weights."""
+    """The learning rate first, for what a large step has done, or many where nothing else explains it."""
     largest = history.largest_update_ratio(before=began)
-    if largest is None or largest < LARGE_UPDATE.value:
+    if largest is not None and largest >= LARGE_UPDATE.value:
+        text = f"Before step {began} single updates were as large as {percent(largest)} of their weights."
+        return (Cause(CauseName.LEARNING_RATE_TOO_HIGH, 1.0, text), *causes)
+    together = history.updates_together(before=began)
+    explained = causes and causes[0].name is not CauseName.UNKNOWN
+    if explained or together is None or together < LARGE_UPDATE.value:
         return causes
-    text = f"Before step {began} single updates were as large as {percent(largest)} of their weights."
-    return (Cause(CauseName.LEARNING_RATE_TOO_HIGH, 1.0, text), *causes)
+    text = (
+        f"It was not so at first; up to step {began} updates added up to {percent(together)} of the weights."
+    )
+    return (Cause(CauseName.LEARNING_RATE_TOO_HIGH, BY_ADDING_UP, text), *causes)

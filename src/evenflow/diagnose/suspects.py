@@ -85,16 +85,30 @@ def steps_too_large(history: History, role: str, curve: LossCurve) -> Cause | No
     return None
 
 
+def overshoots(history: History, role: str, curve: LossCurve) -> bool:
+    """Whether the loss itself, and not only the size of updates, shows that steps are too large."""
+    ratio = polyak_ratio(history, role, curve)
+    if ratio is not None and ratio > limits.POLYAK.value:
+        return True
+    size = largest_early_update(history, role)
+    return first_leap(curve) > limits.LEAP.value and (size is None or size > limits.SMALL_UPDATE.value)
+
+
 def steps_too_small(history: History, role: str, curve: LossCurve, longer: float = 10.0) -> Cause | None:
-    """Whether the loss cannot come down in ``longer`` times the steps taken, because they are tiny."""
+    """Whether the loss cannot come down in ``longer`` times the steps taken, because they are tiny.
+
+    Tiny is an update that is small by itself, or a run whose updates all together, were
+    they all in one direction, would not make one large update.
+    """
     size, to_go = typical_update(history, role), steps_to_go(history, role, curve)
-    if size is None or to_go is None or size > limits.SMALL_UPDATE.value:
+    if size is None or to_go is None or to_go < longer * len(curve):
         return None
-    if to_go < longer * len(curve):
+    whole = size * len(curve)
+    if size > limits.SMALL_UPDATE.value and whole > limits.LARGE_UPDATE.value:
         return None
     text = (
-        f"An update is {number(size)} of the weights, and at this speed the loss needs at least "
-        f"{number(to_go)} steps to come down."
+        f"An update is {number(size)} of the weights, all {len(curve)} together are {percent(whole)} of them "
+        f"at most, and at this speed the loss needs at least {number(to_go)} steps to come down."
     )
     return Cause(CauseName.LEARNING_RATE_TOO_LOW, 0.8, text)
 
@@ -164,10 +178,9 @@ def steps_to_go(history: History, role: str, curve: LossCurve) -> float | None:
 
 
 def first_leap(curve: LossCurve) -> float:
-    """The largest loss of the first steps over the one it started from; infinite if it was no number."""
+    """The largest loss of the first steps over the one it started from; what is no number proves no leap."""
     early = curve.values[1 : max(math.ceil(EARLY * len(curve)), 5)]
-    if not np.isfinite(early).all():
-        return math.inf
+    early = early[np.isfinite(early)]
     first = float(curve.values[0])
     if not first > 0.0 or not early.size:
         return 0.0
@@ -193,6 +206,15 @@ def growth(history: History, role: str, curve: LossCurve, step: int) -> float:
 
 def unscaled_input(history: History) -> Cause | None:
     """Whether the first layer reads numbers that are far too large."""
+    size = input_size(history)
+    if size is None or size < limits.OFF_SCALE.value:
+        return None
+    text = f"The inputs have an RMS of about {number(size)}; 1 is expected."
+    return Cause(CauseName.UNSCALED_INPUT, 0.95, text)
+
+
+def input_size(history: History) -> float | None:
+    """RMS of what the first layer reads at the first sampled step, by its output and its weights."""
     if history.first is None:
         return None
     try:
@@ -200,11 +222,7 @@ def unscaled_input(history: History) -> Cause | None:
     except CannotJudgeError:
         return None
     first = next((row for row in graph.gradients.values() if graph.is_layer(row) and not row.inputs), None)
-    size = None if first is None or first.site.op.startswith("embedding") else graph.input_rms(first)
-    if size is None or size < limits.OFF_SCALE.value:
-        return None
-    text = f"The inputs have an RMS of about {number(size)}; 1 is expected."
-    return Cause(CauseName.UNSCALED_INPUT, 0.95, text)
+    return None if first is None or first.site.op.startswith("embedding") else graph.input_rms(first)
 
 
 def unscaled_target(history: History, curve: LossCurve) -> Cause | None:
@@ -213,7 +231,7 @@ def unscaled_target(history: History, curve: LossCurve) -> Cause | None:
     if output is None:
         return None
     root = math.sqrt(max(float(curve.finite[0]), 0.0))
-    if is_summed(history, float(curve.finite[0])):
+    if history.gives_probabilities or is_summed(history, float(curve.finite[0])):
         return None
     if root < limits.OFF_SCALE.value or root < limits.OFF_SCALE.value * output.rms:
         return None

@@ -235,6 +235,16 @@ class History:
         known = np.concatenate([ratio[np.isfinite(ratio)] for ratio in found])
         return float(known.max()) if known.size else None
 
+    def updates_together(self, before: int) -> float | None:
+        """The typical weight matrix's updates over its size, added up to a step; None if none is known."""
+        sums = []
+        for role in self.roles:
+            ratios = self.update_ratios(role)[1][self.steps <= before]
+            known = ratios[np.isfinite(ratios)]
+            if known.size:
+                sums.append(float(np.median(known)) * (before - int(self.steps[0]) + 1))
+        return max(sums, default=None)
+
     @cached_property
     def first_broken(self) -> int | None:
         """The first sampled step of which some row holds NaN or infinity; None if there is none."""
@@ -259,6 +269,14 @@ class History:
             return None
         classes = row.shape[1 if len(row.shape) > 3 else -1]
         return Guess(classes, math.log(max(classes, 2)))
+
+    @cached_property
+    def gives_probabilities(self) -> bool:
+        """Whether the model ends in a softmax: its loss is no distance to a target, whatever its size."""
+        row = self._output_row(self.first)
+        return row is not None and (
+            row.module_type in ("Softmax", "LogSoftmax") or row.site.op in ("_softmax", "_log_softmax")
+        )
 
     def output(self, flow: Flow | None) -> Stats | None:
         """Statistics of the last output of a step; None if none is known."""

@@ -24,6 +24,11 @@ STAYS = Threshold(
     "share of the last third's losses for which that holds",
     "a judgement: no more than passing doubts",
 )
+SHORTEST = Threshold(
+    6.0,
+    "losses of the discriminator from which its last third can be judged",
+    "a judgement, as in EF802: two values make the third",
+)
 
 
 @final
@@ -35,7 +40,7 @@ class DiscriminatorSaturation(RunRule):
     symptom = Symptom.VANISHING_GRADIENT
     summary = "The discriminator tells real from generated without doubt, and keeps on doing so."
     causes = (CauseName.DISCRIMINATOR_SATURATION,)
-    thresholds = (SURE, STAYS)
+    thresholds = (SURE, STAYS, SHORTEST)
     page = Page(
         what="""\
 The discriminator's loss goes to zero and stays there. The generator's samples do not
@@ -72,7 +77,7 @@ inputs).""",
         if pair is None:
             return
         generator, discriminator = pair
-        curve = history.loss(discriminator)
+        curve = history.loss(discriminator, at_least=int(SHORTEST.value))
         last = curve.last_third
         if not curve.start > 0.0 or not (last >= 0.0).all():
             return

@@ -31,6 +31,11 @@ GAINED = Threshold(
     "of its starting level to which the loss had fallen before it came back, which is EF603's business",
     "the same number as there",
 )
+SLOW = Threshold(
+    0.2,
+    "of its starting level that the loss has fallen by at most, where steps are seen to overshoot",
+    "the same number as in EF605, its opposite: at that pace five such runs are needed",
+)
 RISES = Threshold(
     1.5,
     "times its starting level above which the loss has run away, which is EF603's business",
@@ -57,7 +62,7 @@ class LossNotDecreasing(RunRule):
         CauseName.UNKNOWN,
     )
     thresholds = (
-        FLAT, CHANCE, UNSURE, GUESSING, PATIENCE, KNOWS_MORE, GAINED, RISES,
+        FLAT, CHANCE, UNSURE, SLOW, GUESSING, PATIENCE, KNOWS_MORE, GAINED, RISES,
         POLYAK, LEAP, LARGE_UPDATE, SMALL_UPDATE, OFF_SCALE,
     )  # fmt: skip
     page = Page(
@@ -78,7 +83,8 @@ steps of gradient descent diverge. Conversely no step u lowers the loss by more 
 The median of the first losses is compared with the median of the last tenth, against
 noise that is estimated from differences of neighbours. It is flat if it fell by less
 than 2 %, or by less than three standard errors, over fifty steps or more; and it is
-guessing if it came down to ln C and stays there.
+guessing if it came down to ln C and stays there. Where steps are seen to overshoot,
+by Polyak's ratio or a leap of the loss in the first steps, less than 20 % is too little.
 A classifier that starts far below ln C, or a single output that starts below ln 2
 and moves by tiny steps, is being fine-tuned and is left alone, and so are adversarial
 games, where one loss rises as another falls. Suspects are then looked for in the step
@@ -105,7 +111,7 @@ fails the wiring is at fault, if it succeeds the data or the step size.""",
                 continue
             if curve.end > RISES.value * curve.start or is_fine_tuning(history, role, curve):
                 continue
-            said = _stuck(history, curve)
+            said = _stuck(history, curve) or _thrown(history, role, curve)
             if said:
                 yield _finding(history, role, curve, said)
 
@@ -125,6 +131,18 @@ def _stuck(history: History, curve: LossCurve) -> str:
             f"(ln C = {number(guess)})."
         )
     return ""
+
+
+def _thrown(history: History, role: str, curve: LossCurve) -> str:
+    """What a loss does that steps throw about, so that it hardly falls; empty if they do not."""
+    from evenflow.diagnose.suspects import overshoots
+
+    if curve.relative_fall >= SLOW.value or not overshoots(history, role, curve):
+        return ""
+    return (
+        f"The loss fell by {percent(max(curve.relative_fall, 0.0))} only, from {number(curve.start)} to "
+        f"{number(curve.end)}, while steps overshot."
+    )
 
 
 def _near(loss: float, guess: float) -> bool:

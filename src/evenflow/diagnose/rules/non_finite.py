@@ -11,7 +11,7 @@ from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Sever
 from evenflow.diagnose.glossary import remedies
 from evenflow.diagnose.rule import CannotJudgeError, Page, Rule, Threshold
 from evenflow.diagnose.text import count, listing, place, site
-from evenflow.flow import FORMATS, Flow, Role, Row
+from evenflow.flow import FORMATS, LOSS_PATH, Flow, Role, Row
 
 NEAR_THE_END = Threshold(
     2.0,
@@ -39,6 +39,19 @@ _DOMAIN = {
 }
 """Ops that can make a non-finite number out of finite ones, and how."""
 
+FROM_OUTSIDE = Threshold(
+    0.6,
+    "confidence that the loss is to blame if a finite output gets a gradient that is no number",
+    "a judgement: targets that hold NaN look the same from here, and are rarer than a log of 0",
+)
+_LEFT_ITS_DOMAIN = (
+    "A loss that is written by hand leaves its domain, as log(0) or a division by 0 do, "
+    "or the targets hold NaN."
+)
+
+_IN_THE_GLOSSARY = (CauseName.PRECISION_OVERFLOW, CauseName.INIT_TOO_LARGE)
+"""Causes with remedies of their own; of others the evidence says what to do."""
+
 _MASKING = frozenset({"masked_fill", "add", "where", "baddbmm"})
 
 
@@ -52,8 +65,13 @@ class NonFinite(Rule):
     summary = (
         "NaN or infinity in activations, gradients or weights, traced to the op that made the first one."
     )
-    causes = (CauseName.PRECISION_OVERFLOW, CauseName.INIT_TOO_LARGE, CauseName.UNKNOWN)
-    thresholds = (NEAR_THE_END,)
+    causes = (
+        CauseName.WRONG_LOSS_OR_OUTPUT,
+        CauseName.PRECISION_OVERFLOW,
+        CauseName.INIT_TOO_LARGE,
+        CauseName.UNKNOWN,
+    )
+    thresholds = (NEAR_THE_END, FROM_OUTSIDE)
     page = Page(
         what="""\
 The loss is NaN or infinite, or the gradients are. One such entry spreads through every
@@ -155,7 +173,9 @@ class _Spread:
                 1.0,
                 "Its input holds rows that are masked as a whole; softmax over nothing but −∞ is NaN.",
             )
-        elif _overflowed(row, self._inputs(row)):
+        elif op in _DOMAIN and row.site.path == LOSS_PATH and not any(map(_near_the_end, self._inputs(row))):
+            cause = Cause(CauseName.WRONG_LOSS_OR_OUTPUT, 1.0, f"{op}: {_DOMAIN[op]}.")
+        elif any(map(_near_the_end, (row, *self._inputs(row)))):
             cause = _overflow(row, self.rows)
         elif op in _DOMAIN:
             cause = Cause(CauseName.UNKNOWN, 1.0, f"{op}: {_DOMAIN[op]}.")
@@ -175,16 +195,13 @@ class _Spread:
         return [source for order in row.inputs if (source := self.rows.get(order)) is not None]
 
 
-def _overflowed(row: Row, inputs: list[Row]) -> bool:
-    """Whether the finite entries around reach up to the end of the format."""
+def _near_the_end(row: Row, share: float = 1.0) -> bool:
+    """Whether finite entries reach up to the end of their format, or to a share of its decades."""
     limits = FORMATS.get(row.dtype)
-    if limits is None:
+    if limits is None or row.stats is None or row.stats.abs_max is None:
         return False
-    near = 2.0 ** (limits.max_exponent + 1 - NEAR_THE_END.value)
-    return any(
-        other.stats is not None and other.stats.abs_max is not None and other.stats.abs_max >= near
-        for other in (row, *inputs)
-    )
+    end: float = 2.0 ** (share * (limits.max_exponent + 1 - NEAR_THE_END.value))
+    return row.stats.abs_max >= end
 
 
 def _overflow(row: Row, rows: dict[int, Row]) -> Cause:
@@ -233,9 +250,14 @@ def _in_backward(flow: Flow, row: Row) -> Finding:
     ]
     maker = next((other for other in after if other.site.op in _DOMAIN), after[0] if after else row)
     if maker.site.op in _DOMAIN:
-        cause = Cause(CauseName.UNKNOWN, 1.0, f"{maker.site.op}: {_DOMAIN[maker.site.op]}.")
-    elif _overflowed(row, []) and row.dtype == "float16":
+        name = CauseName.WRONG_LOSS_OR_OUTPUT if maker.site.path == LOSS_PATH else CauseName.UNKNOWN
+        cause = Cause(name, 1.0, f"{maker.site.op}: {_DOMAIN[maker.site.op]}.")
+    elif _near_the_end(row) and row.dtype == "float16":
         cause = _overflow(row, {})
+    elif not after and _comes_from_loss(flow, row):
+        message = f"{place(row)} is finite, and the gradient that the loss sends back to it is not."
+        cause = Cause(CauseName.WRONG_LOSS_OR_OUTPUT, FROM_OUTSIDE.value, _LEFT_ITS_DOMAIN)
+        return _finding(row, message, cause)
     else:
         cause = Cause(CauseName.UNKNOWN, 1.0, f"The gradient that reached {place(maker)} was finite.")
     return _finding(
@@ -244,6 +266,17 @@ def _in_backward(flow: Flow, row: Row) -> Finding:
         cause,
         row,
     )
+
+
+def _comes_from_loss(flow: Flow, row: Row) -> bool:
+    """Whether the loss, of which nothing else is known, made of a modest output a gradient that is no number.
+
+    Half the decades of a format are modest: squares of such numbers are finite.
+    """
+    output = next((other for other in flow.select(Role.ACTIVATION) if other.order == row.order), None)
+    scaled = flow.metadata.get("loss_scale") not in (None, 1.0)
+    seen = any(other.site.path == LOSS_PATH for other in flow)
+    return output is not None and not (scaled or seen or _near_the_end(output, share=0.5))
 
 
 def _in_update(row: Row) -> Finding:
@@ -264,7 +297,7 @@ def _finding(row: Row, message: str, cause: Cause, seen: Row | None = None) -> F
         source=row.source,
         causes=(cause,),
         evidence=(_counted(seen or row),),
-        remedies=remedies([cause]) if cause.name is not CauseName.UNKNOWN else (cause.evidence,),
+        remedies=remedies([cause]) if cause.name in _IN_THE_GLOSSARY else (cause.evidence,),
     )
 
 

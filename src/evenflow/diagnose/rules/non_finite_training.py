@@ -98,15 +98,17 @@ def _finding(history: History, role: str, curve: LossCurve) -> Finding:
     assert step is not None
     grown = growth(history, role, curve, step)
     overflow = _half_precision(history)
+    too_low = (CauseName.UNKNOWN, CauseName.LEARNING_RATE_TOO_LOW)
+    known = [cause for cause in suspects(history, role, curve) if cause.name not in too_low]
     if overflow is not None:
         causes: tuple[Cause, ...] = (overflow,)
     elif grown > GROWS.value:
         text = f"Before step {step} what it is made of had grown {number(grown)} times: steps overshoot."
-        known = [c for c in suspects(history, role, curve) if c.name is not CauseName.UNKNOWN]
-        named = {cause.name for cause in known}
-        if CauseName.LEARNING_RATE_TOO_HIGH not in named:
+        if all(cause.name is not CauseName.LEARNING_RATE_TOO_HIGH for cause in known):
             known.append(Cause(CauseName.LEARNING_RATE_TOO_HIGH, 0.7, text))
-        causes = tuple(c for c in known if c.name is not CauseName.LEARNING_RATE_TOO_LOW)
+        causes = tuple(known)
+    elif known:  # what breaks at the first steps has no time to grow
+        causes = tuple(known)
     else:
         text = "Nothing had grown before: one op left its domain, or the batch held a NaN (see EF701)."
         causes = (Cause(CauseName.UNKNOWN, 1.0, text),)

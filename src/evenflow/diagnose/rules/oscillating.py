@@ -66,10 +66,14 @@ gradient by its norm; use larger batches if noise remains.""",
 
     def check_run(self, history: History) -> Iterator[Finding]:
         """See :class:`~evenflow.diagnose.rule.RunRule`."""
+        from evenflow.diagnose.suspects import is_fine_tuning
+
         for role in history.learners[:1]:
             curve = history.loss(role)
             level = curve.middle_of_second_half
             swings = curve.swing > SWING.value * abs(curve.start)
+            if is_fine_tuning(history, role, curve):
+                continue
             if swings and level > NO_PROGRESS.value * curve.start > 0.0:
                 yield from _finding(history, role, curve)
 

@@ -13,7 +13,7 @@ from evenflow.diagnose.glossary import CAUSES
 from evenflow.diagnose.graph import OpGraph
 from evenflow.diagnose.rule import Page, Rule, Threshold
 from evenflow.diagnose.text import percent, place, site
-from evenflow.flow import LOSS_PATH, Flow, Row
+from evenflow.flow import FORMATS, LOSS_PATH, Flow, Row
 
 FLAT = Threshold(
     0.5,
@@ -55,7 +55,7 @@ class WrongLossOrOutput(Rule):
     name = "wrong_loss_or_output"
     symptom = Symptom.LOSS_NOT_DECREASING
     summary = "The last activation and the loss do not fit together."
-    causes = (CauseName.WRONG_LOSS_OR_OUTPUT, CauseName.UNSCALED_INPUT)
+    causes = (CauseName.WRONG_LOSS_OR_OUTPUT, CauseName.UNSCALED_INPUT, CauseName.PRECISION_UNDERFLOW)
     thresholds = (FLAT, OFF_SCALE)
     page = Page(
         what="""\
@@ -276,6 +276,15 @@ def _flat_loss(flow: Flow, graph: OpGraph) -> Iterator[_Fault]:
         yield _Fault(
             end, Severity.NOTE, message, "The loss is zero: nothing is left to learn from this batch.", ""
         )
+    elif (small := _rounded_away(graph, end)) is not None:
+        yield _Fault(
+            end,
+            Severity.WARNING,
+            message,
+            small,
+            CAUSES[CauseName.PRECISION_UNDERFLOW].remedies[0],
+            CauseName.PRECISION_UNDERFLOW,
+        )
     elif inputs is not None and inputs > OFF_SCALE.value:
         yield _Fault(
             end,
@@ -294,6 +303,19 @@ def _flat_loss(flow: Flow, graph: OpGraph) -> Iterator[_Fault]:
             f"{end.site.op} is flat at all {end.stats.count if end.stats else 0} entries of this batch.",
             "Let the model end in a linear layer, and give its outputs to a loss that expects logits.",
         )
+
+
+def _rounded_away(graph: OpGraph, end: Row) -> str | None:
+    """Whether a gradient is too small for the format of what it is handed on to; if so, in words."""
+    largest = end.stats.abs_max if end.stats is not None else None
+    for source in graph.sources(end):
+        limits = FORMATS.get(source.dtype)
+        if limits is not None and largest is not None and largest < 2.0**limits.min_subnormal:
+            return (
+                f"Its largest entry at {place(end)} is {largest:.0e}; what comes before is in "
+                f"{source.dtype}, whose smallest number is {2.0**limits.min_subnormal:.0e}: zeros are left."
+            )
+    return None
 
 
 def _sources(graph: OpGraph, order: int, through: frozenset[str]) -> Iterator[Row]:
