@@ -6,7 +6,8 @@
     python benchmarks/diagnose.py --only gan so-31    programs of such a name or kind
     python benchmarks/diagnose.py --misses FILE       what went wrong in the open half, and what was seen
     python benchmarks/diagnose.py --keep DIR          keep what evenflow saw of each program, and
-    python benchmarks/diagnose.py --from DIR          judge that again by today's rules: no training
+    python benchmarks/diagnose.py --from DIR          judge that again by today's rules: no training, and
+                                                      no cause tested by intervention
     python benchmarks/diagnose.py --json FILE --jobs 2
                                                       a line for each program as it ends, two at a time;
                                                       with --resume, what FILE has is not run again
