@@ -37,6 +37,7 @@ FLOORS = {
     "surgery": 2,
     "intervene": 3,
     "lab": 3,
+    "scripts": 3,
     "report": 3,
     "check": 4,
     "integrations": 4,

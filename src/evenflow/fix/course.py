@@ -37,11 +37,15 @@ class Course:
         losses: At every step; of several roles their sum.
         metric: The program's metric afterwards; None if it has none, or training broke.
         seconds: Processor time of training.
+        trouble: Why there was no training; empty if there was.
+        code: The patch as Python, where only the training could write it; else empty.
     """
 
     losses: tuple[float, ...]
     metric: float | None
     seconds: float
+    trouble: str = ""
+    code: str = ""
 
     @property
     def broken(self) -> bool:

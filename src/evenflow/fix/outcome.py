@@ -36,6 +36,7 @@ class Tried:
         seconds: Processor time of one trial with the patch.
         losses_before: Of the unpatched program, seed by seed, the loss at every step.
         losses_after: Of the patched one, likewise.
+        code: The patch as Python for this very program; empty where ``patch.code(model)`` gives it.
         flow: The first batch with the patch; None if it was not confirmed, or could not be measured.
     """
 
@@ -48,6 +49,7 @@ class Tried:
     seconds: float
     losses_before: tuple[tuple[float, ...], ...] = ()
     losses_after: tuple[tuple[float, ...], ...] = ()
+    code: str = ""
     flow: Flow | None = field(default=None, compare=False)
 
     @property
@@ -67,7 +69,13 @@ class Tried:
     @property
     def interval(self) -> tuple[float, float] | None:
         """95 % confidence interval of the gain; None where the seeds do not give one."""
-        return interval(self.differences)
+        return None if self.seedless else interval(self.differences)
+
+    @property
+    def seedless(self) -> bool:
+        """Whether every seed gave the very same losses: then there is one sample, and no interval."""
+        same = [len(set(losses)) == 1 for losses in (self.losses_before, self.losses_after)]
+        return len(self.baseline) > 1 and all(same)
 
     @property
     def verdict(self) -> Verdict:

@@ -23,7 +23,7 @@ from typing import Any, Protocol, TypeAlias
 
 import torch
 
-from evenflow.check import Report, check, first_flows
+from evenflow.check import Report, check
 from evenflow.errors import EvenflowError
 from evenflow.fix.course import Course, train
 from evenflow.fix.outcome import Outcome, Refuted, Tried, Verdict
@@ -31,6 +31,7 @@ from evenflow.fix.remedy import Case, remedies
 from evenflow.fix.screen import screen
 from evenflow.flow import Flow
 from evenflow.lab.verdict import number
+from evenflow.measure.first import first_flows
 from evenflow.parallel import Workers
 from evenflow.program import Program
 from evenflow.surgery import Patch
@@ -58,7 +59,8 @@ class Track(Protocol):
         """The same items."""
 
 
-def _silently(title: str, items: Iterable[Any], total: int) -> Iterable[Any]:
+def silently(title: str, items: Iterable[Any], total: int) -> Iterable[Any]:
+    """Shows nothing."""
     return items
 
 
@@ -104,7 +106,7 @@ def fix(
     steps: int | None = None,
     ignore: Iterable[str] = (),
     workers: Workers | None = None,
-    track: Track = _silently,
+    track: Track = silently,
 ) -> Outcome:
     """Find the smallest change that makes a program train better, and prove it.
 
@@ -152,7 +154,7 @@ def fix(
 
 
 def searched(
-    subject: Subject, seeds: tuple[int, ...], steps: int, workers: Workers, track: Track = _silently
+    subject: Subject, seeds: tuple[int, ...], steps: int, workers: Workers, track: Track = silently
 ) -> Outcome:
     """The search itself; after Ctrl-C what was found until then."""
     search = _Search(subject, seeds, steps, workers, track)
@@ -286,7 +288,7 @@ class _Search:
         left = []
         for one, course in zip(candidates, courses, strict=True):
             if course.broken:
-                why = f"Its loss is NaN or infinite after {len(course.losses)} steps."
+                why = course.trouble or f"Its loss is NaN or infinite after {len(course.losses)} steps."
                 self.refuted.append(Refuted(one.patch, one.remedy, why))
             else:
                 left.append((course.score(other_loss=_other_loss(one.patch)), course.fallen, one))
@@ -330,6 +332,7 @@ class _Search:
                     math.fsum(course.seconds for course in own) / count,
                     tuple(course.losses for course in baseline),
                     tuple(course.losses for course in own),
+                    own[0].code,
                 )
             )
 

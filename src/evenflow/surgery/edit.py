@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import MISSING, fields
 from enum import StrEnum
 from typing import Any, ClassVar
@@ -75,6 +76,14 @@ class Edit(ABC):
     def loss_steps(self) -> Iterator[Step]:
         """What is done to the loss, a function of (model, batch), the variable ``loss``."""
         return iter(())
+
+    def on_calls(self) -> AbstractContextManager[Any] | None:
+        """What does the same as :meth:`loss_steps` where there is no loss function; None if nothing can.
+
+        While it is on, loss functions of PyTorch that are called, and ``backward``, do
+        as the edit says.
+        """
+        return None
 
     @property
     def measures(self) -> bool:

@@ -18,7 +18,7 @@ import copy
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias, final
@@ -27,12 +27,13 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from evenflow.program import Program
+from evenflow.program import Figures, Program
 from evenflow.surgery import journal as journals
-from evenflow.surgery.adopt import adopt
+from evenflow.surgery.adopt import adopt, become
 from evenflow.surgery.edit import Applicability, Edit
 from evenflow.surgery.errors import PatchError
 from evenflow.surgery.journal import Model, Snapshot
+from evenflow.surgery.pieces.ambient import LossCalls
 from evenflow.surgery.printing import definitions, function, lines
 from evenflow.surgery.scene import Scene
 from evenflow.surgery.script import Names, Scope, Step, run
@@ -200,13 +201,22 @@ class Patch:
             return {role: self.tune(adopt(one, _added_to(model, added, role))) for role, one in built.items()}
         return self.tune(adopt(built, _added_to(model, added, None)))
 
-    def tune(self, optimizer: Optimizer) -> Optimizer:
-        """The optimizer with the patch's settings, such as clipping; usually the same object."""
-        scope: Scope = {"optimizer": optimizer}
+    def tune(self, optimizer: Optimizer, *, in_place: bool = False) -> Optimizer:
+        """The optimizer with the patch's settings, such as clipping; usually the same object.
+
+        Args:
+            optimizer: Changed in place, unless the patch wants one of another class.
+            in_place: Then change the class as well, for a script that goes on with it.
+        """
         for edit in self._on_optimizer:
+            scope: Scope = {"optimizer": optimizer}
             run(list(edit.optimizer_steps()), scope)
-        tuned: Optimizer = scope["optimizer"]
-        return tuned
+            tuned: Optimizer = scope["optimizer"]
+            if in_place and tuned is not optimizer:
+                become(optimizer, tuned)
+            else:
+                optimizer = tuned
+        return optimizer
 
     @property
     def _on_optimizer(self) -> list[Edit]:
@@ -235,6 +245,44 @@ class Patch:
                 loss = _through(steps, loss)
         return loss
 
+    @contextmanager
+    def on_calls(self, where: str) -> Iterator[Callable[[], None]]:
+        """Make the loss edits without a loss function: on what is called while this is on.
+
+        Args:
+            where: What it is for, for messages: ``this script``.
+
+        Yields:
+            To be called after a step: raises a :class:`PatchError` if an edit found no loss to act on.
+
+        Raises:
+            PatchError: An edit cannot be made so.
+        """
+        with ExitStack() as stack:
+            modes = [self._mode(edit, where) for edit in self.edits if "loss" in edit.touches]
+            for mode in modes:
+                stack.enter_context(mode)
+
+            def check() -> None:
+                if any(isinstance(mode, LossCalls) and not mode.calls for mode in modes):
+                    raise PatchError(
+                        f"set_loss does not fit {where}: it calls none of PyTorch's loss functions. "
+                        "Expected a call such as F.cross_entropy(output, target); a loss written by hand "
+                        "must be changed by hand."
+                    )
+
+            yield check
+
+    @staticmethod
+    def _mode(edit: Edit, where: str) -> AbstractContextManager[Any]:
+        mode = edit.on_calls()
+        if mode is None:
+            raise PatchError(
+                f"{edit.name} does not fit {where}: it needs the loss as a function. Expected a Program "
+                "with a loss and no step of its own; or change the loss by hand: see patch.code()."
+            )
+        return mode
+
     def program(self, program: Program, inputs: Callable[[Any], Any] | None = None) -> Program:
         """The whole program with the patch in it.
 
@@ -244,14 +292,13 @@ class Patch:
                 measure; by default the first of a pair, or the batch itself.
 
         Raises:
-            PatchError: The program has a ``step`` of its own, which does not use the
-                loss that the patch changes.
+            PatchError: The program has a ``step`` of its own, and an edit needs the loss as a function.
         """
-        if "loss" in self.touches and program.step is not None:
-            raise PatchError(
-                "The patch changes the loss, but this program has a step of its own, which may not use "
-                "Program.loss. Leave step out, or change the loss by hand: see patch.code()."
-            )
+        own = program.step if "loss" in self.touches else None
+        if own is not None:
+            for edit in self.edits:
+                if "loss" in edit.touches:
+                    self._mode(edit, "a program with a step of its own")
         pick = inputs or (lambda batch: batch[0] if isinstance(batch, (tuple, list)) else batch)
 
         def build(seed: int) -> Any:
@@ -259,11 +306,19 @@ class Patch:
             measured = any(edit.measures for edit in self.edits)
             return self.apply(model, pick(_first_batch(program, seed)) if measured else None)
 
+        def step(model: Any, optimizer: Any, batch: Any) -> Figures:
+            assert own is not None
+            with self.on_calls("this step") as check:
+                figures = own(model, optimizer, batch)
+            check()
+            return figures
+
         return replace(
             program,
             build=build,
             optimizer=lambda model: self.optimizer(program, model),
             loss=self.loss(program),
+            step=program.step if own is None else step,
         )
 
     # ------------------------------------------------------------------------- code

@@ -13,7 +13,7 @@ import click
 from evenflow.cli.help import TaughtCommand
 
 if TYPE_CHECKING:
-    from evenflow.cli.run.script import Target
+    from evenflow.scripts.target import Target
 
 
 @click.command(
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 )
 @click.option("--everything", is_flag=True, help="Sample every step in full, whatever it takes.")
 @click.option("--panel/--no-panel", default=None, help="Live panel.  [default: where stderr is a terminal]")
+@click.option("--patch", metavar="FILE", help="Train with this patch, which evenflow fix --write wrote.")
 @click.option("--quiet", is_flag=True, help="Say nothing, not even in the end.")
 @click.option("--no-flight-recorder", is_flag=True, help="Do not write down what broke first.")
 @click.argument("script", required=True)
@@ -55,6 +56,7 @@ def command(
     budget: float,
     everything: bool,
     panel: bool | None,
+    patch: str | None,
     quiet: bool,
     no_flight_recorder: bool,
     script: str,
@@ -65,11 +67,15 @@ def command(
     The script is not changed and computes the same bits. Models and steps are found
     from its optimizers, the loss from backward(). In the end the findings are
     printed to stderr; standard output and the exit code stay the script's own.
+
+    With --patch the models, optimizers and losses of the script are changed as the
+    patch says, before its first step; one that does not fit ends the script with an
+    error that says why.
     """
-    from evenflow.cli.run.imports import when_imported
     from evenflow.cli.run.reporter import Reporter, say_the_end
-    from evenflow.cli.run.script import Target, run_to_the_end
     from evenflow.cli.run.session import Session, Settings
+    from evenflow.scripts.imports import when_imported
+    from evenflow.scripts.target import Target, run_to_the_end
 
     target = Target(script, arguments, as_module=as_module)
     if not as_module and not Path(script).is_file():
@@ -95,6 +101,8 @@ def command(
     reporter = Reporter(session, target.title, panel=wanted and not quiet, quiet=quiet)
     session.on_begin = reporter.began
     when_imported("torch.optim.optimizer", session.install)
+    if patch is not None:
+        _put_on(ctx, patch)
 
     def ended(error: BaseException | None) -> None:
         reporter.stop()
@@ -106,6 +114,19 @@ def command(
             say_the_end(session, own)
 
     sys.exit(run_to_the_end(target, ended, last))
+
+
+def _put_on(ctx: click.Context, file: str) -> None:
+    """Patch what the script trains, once it does."""
+    from evenflow.scripts.imports import when_imported
+    from evenflow.scripts.meeting import Meeting
+    from evenflow.scripts.patching import Patching
+
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+    except OSError as error:
+        ctx.fail(f"The patch {file} cannot be read: {error.strerror}.")
+    when_imported("torch", Meeting(Patching(text)).install)
 
 
 def _default_path(target: Target, world: int) -> str:

@@ -124,7 +124,7 @@ class Session:
             self._guarded(self._begin_if_trained, module, args, frame.f_locals.get("kwargs") or {})
 
     def _begin_if_trained(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        from evenflow.cli.run import discovery
+        from evenflow.scripts import discovery
 
         alive = [one for reference in self._optimizers if (one := reference()) is not None]
         latest = [
@@ -150,7 +150,7 @@ class Session:
                 hook(module, args, kwargs) if with_kwargs else hook(module, args)
 
     def _begin(self, optimizers: list[torch.optim.Optimizer], found: list[nn.Module]) -> None:
-        from evenflow.cli.run import discovery
+        from evenflow.scripts import discovery
         from evenflow.watch import watch
 
         models = discovery.named_models(found)
@@ -209,7 +209,7 @@ class Session:
         ]
 
     def _differentiated(self, tensors: Any) -> None:
-        from evenflow.cli.run import discovery
+        from evenflow.scripts import discovery
 
         loss = discovery.scalar(tensors)
         if loss is None or not self.watches:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 from torch import nn
 
 from evenflow.surgery import activations
 from evenflow.surgery.edit import Edit, check_choice
 from evenflow.surgery.errors import PatchError
+from evenflow.surgery.pieces.ambient import LossCalls
 from evenflow.surgery.pieces.calls import swap_calls
-from evenflow.surgery.pieces.losses import on_logits, set_loss
+from evenflow.surgery.pieces.losses import RememberLogits, on_logits, set_loss
 from evenflow.surgery.scene import Scene
 from evenflow.surgery.script import Ref, Set, Step, call, step
 
@@ -88,6 +90,10 @@ class UseLogits(Edit):
         """See :class:`Edit`."""
         yield step(Set(Ref("loss"), call(on_logits, Ref("loss"))))
 
+    def on_calls(self) -> AbstractContextManager[Any]:
+        """See :class:`Edit`."""
+        return RememberLogits()
+
 
 @final
 @dataclass(frozen=True)
@@ -112,3 +118,7 @@ class SetLoss(Edit):
     def loss_steps(self) -> Iterator[Step]:
         """See :class:`Edit`."""
         yield step(Set(Ref("loss"), call(set_loss, self.to)))
+
+    def on_calls(self) -> AbstractContextManager[Any]:
+        """See :class:`Edit`."""
+        return LossCalls(self.to)

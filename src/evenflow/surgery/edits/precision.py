@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 import torch
 
 from evenflow.surgery.edit import Applicability, Edit, check_choice, check_number
 from evenflow.surgery.errors import PatchError
+from evenflow.surgery.pieces.ambient import ScaledBackward
 from evenflow.surgery.pieces.clipping import Unscale, before_update
 from evenflow.surgery.pieces.losses import autocast_loss, scaled_loss
 from evenflow.surgery.pieces.precision import compute_in
@@ -82,6 +84,10 @@ class Autocast(Edit):
         """See :class:`Edit`."""
         yield step(Set(Ref("loss"), call(autocast_loss, Ref("loss"), self.device, _TYPES[self.to])))
 
+    def on_calls(self) -> AbstractContextManager[Any]:
+        """See :class:`Edit`."""
+        return torch.autocast(self.device, _TYPES[self.to])
+
 
 @final
 @dataclass(frozen=True)
@@ -115,6 +121,10 @@ class LossScale(Edit):
     def loss_steps(self) -> Iterator[Step]:
         """See :class:`Edit`."""
         yield step(Set(Ref("loss"), call(scaled_loss, Ref("loss"), self.scale)))
+
+    def on_calls(self) -> AbstractContextManager[Any]:
+        """See :class:`Edit`."""
+        return ScaledBackward(self.scale)
 
     def optimizer_steps(self) -> Iterator[Step]:
         """See :class:`Edit`."""

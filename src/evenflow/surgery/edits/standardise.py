@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from evenflow.surgery.edit import Edit, check_choice
 from evenflow.surgery.errors import PatchError
+from evenflow.surgery.pieces.ambient import ScaledBackward
 from evenflow.surgery.pieces.losses import scaled_loss
 from evenflow.surgery.pieces.standardise import restore_outputs, standardise_inputs
 from evenflow.surgery.scene import Scene
@@ -150,8 +152,15 @@ class StandardiseTarget(Edit):
 
     def loss_steps(self) -> Iterator[Step]:
         """See :class:`Edit`."""
-        factor = self.std[0] ** -_POWERS[self.loss]
-        yield step(Set(Ref("loss"), call(scaled_loss, Ref("loss"), factor)))
+        yield step(Set(Ref("loss"), call(scaled_loss, Ref("loss"), self._factor)))
+
+    def on_calls(self) -> AbstractContextManager[Any]:
+        """See :class:`Edit`."""
+        return ScaledBackward(self._factor)
+
+    @property
+    def _factor(self) -> float:
+        return float(self.std[0] ** -_POWERS[self.loss])
 
 
 def _root(scene: Scene, role: str | None, edit: str) -> tuple[str, Any]:

@@ -82,22 +82,27 @@ def set_loss(kind: str) -> Loss:
         inputs, targets = batch
         with RememberLogits():
             output = logits_of(model(inputs)) if kind != "mse" else model(inputs)
-        output = output.float()
-        if kind == "cross_entropy":
-            classes = output.flatten(0, -2)
-            if targets.is_floating_point() or targets.shape == output.shape:
-                return F.cross_entropy(classes, targets.reshape(classes.shape).to(classes.dtype))
-            return F.cross_entropy(classes, targets.flatten())
-        targets = (
-            targets.to(output.dtype).reshape(output.shape)
-            if targets.numel() == output.numel()
-            else F.one_hot(targets, output.shape[-1]).to(output.dtype)
-        )
-        if kind == "bce_with_logits":
-            return F.binary_cross_entropy_with_logits(output, targets)
-        return F.mse_loss(output, targets)
+        return loss_between(kind, output, targets)
 
     return loss
+
+
+def loss_between(kind: str, output: Tensor, targets: Tensor) -> Tensor:
+    """``cross_entropy``, ``bce_with_logits`` or ``mse`` of an output, for targets of either kind."""
+    output = output.float()
+    if kind == "cross_entropy":
+        classes = output.flatten(0, -2)
+        if targets.is_floating_point() or targets.shape == output.shape:
+            return F.cross_entropy(classes, targets.reshape(classes.shape).to(classes.dtype))
+        return F.cross_entropy(classes, targets.flatten())
+    targets = (
+        targets.to(output.dtype).reshape(output.shape)
+        if targets.numel() == output.numel()
+        else F.one_hot(targets, output.shape[-1]).to(output.dtype)
+    )
+    if kind == "bce_with_logits":
+        return F.binary_cross_entropy_with_logits(output, targets)
+    return F.mse_loss(output, targets)
 
 
 def scaled_loss(loss: Loss, factor: float) -> Loss:

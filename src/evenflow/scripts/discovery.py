@@ -35,7 +35,7 @@ def owners(parameters: set[int]) -> list[nn.Module]:
     for module in top:
         if not holding[id(module)] <= covered:
             covered |= holding[id(module)]
-            chosen.append(_unwrapped(module))
+            chosen.append(unwrapped(module))
     return chosen
 
 
@@ -69,7 +69,8 @@ def _owned(module: nn.Module, parameters: set[int]) -> set[int]:
         return set()
 
 
-def _unwrapped(module: nn.Module) -> nn.Module:
+def unwrapped(module: nn.Module) -> nn.Module:
+    """What data parallelism and compilation wrap."""
     while True:
         if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             module = module.module

@@ -1,0 +1,122 @@
+"""Processes for trials that need not import PyTorch: one process does, and forks a child for each trial.
+
+Importing PyTorch takes seconds, a short trial less. What a script sets before it
+imports PyTorch is set too late then; this matters for numbers of threads alone, as
+CUDA is not touched before the fork. Where there is no safe fork (all but Linux),
+each trial is a fresh process.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+_nurseries: dict[str, subprocess.Popen[bytes]] = {}
+
+
+def run(folder: Path, where: str, environment: Mapping[str, str]) -> int:
+    """Run the job in a folder, in a process of its own; what it prints goes into the folder.
+
+    Args:
+        folder: Holds ``job.json``; see :mod:`evenflow.scripts.trial`.
+        where: Current folder of the process.
+        environment: Its environment variables.
+
+    Returns:
+        Its exit code, negative if a signal ended it.
+    """
+    if sys.platform != "linux":
+        with (folder / "stdout").open("wb") as out, (folder / "stderr").open("wb") as err:
+            command = [sys.executable, "-m", "evenflow.scripts", str(folder)]
+            return subprocess.run(
+                command,
+                cwd=where,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                check=False,
+            ).returncode
+    key = os.path.abspath(where)
+    if key not in _nurseries or _nurseries[key].poll() is not None:
+        _nurseries[key] = subprocess.Popen(
+            [sys.executable, "-m", "evenflow.scripts"],
+            cwd=where,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+    nursery = _nurseries[key]
+    assert nursery.stdin is not None
+    assert nursery.stdout is not None
+    try:
+        nursery.stdin.write(os.fsencode(folder) + b"\n")
+        nursery.stdin.flush()
+        answer = nursery.stdout.readline()
+    except BaseException:  # Ctrl-C: whatever runs there is of no use any more
+        _nurseries.pop(key).kill()
+        raise
+    return int(answer) if answer else nursery.wait()
+
+
+@atexit.register
+def close() -> None:
+    """End all nurseries."""
+    while _nurseries:
+        _, nursery = _nurseries.popitem()
+        nursery.kill()
+        nursery.wait()
+
+
+def serve() -> None:
+    """Be a nursery: read folders from standard input, run each in a child, answer with exit codes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _import_all()
+    for line in sys.stdin.buffer:
+        child = os.fork()
+        if child == 0:
+            _be_the_trial(Path(os.fsdecode(line.rstrip(b"\n"))))
+        _, status = os.waitpid(child, 0)
+        sys.stdout.buffer.write(b"%d\n" % os.waitstatus_to_exitcode(status))
+        sys.stdout.buffer.flush()
+
+
+def _import_all() -> None:
+    """What every trial needs; an optimizer imports the compiler when it is made."""
+    import torch
+
+    import evenflow.surgery  # noqa: F401
+
+    torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+
+
+def _be_the_trial(folder: Path) -> None:
+    code = 1
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for descriptor, place, flags in (
+            (0, os.devnull, os.O_RDONLY),
+            (1, folder / "stdout", os.O_WRONLY | os.O_CREAT),
+            (2, folder / "stderr", os.O_WRONLY | os.O_CREAT),
+        ):
+            file = os.open(place, flags, 0o600)
+            os.dup2(file, descriptor)
+            os.close(file)
+        from evenflow.scripts.trial import main
+
+        main(folder)
+        atexit._run_exitfuncs()
+        code = 0
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(code)
