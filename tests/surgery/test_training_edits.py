@@ -437,12 +437,14 @@ def test_a_starved_generator_gets_a_gradient() -> None:
     assert gradient(Patch(GanLoss("non_saturating")).loss(losses)) > 0.1
 
 
-def test_a_program_whose_step_ignores_the_loss_is_refused() -> None:
+def test_a_game_cannot_be_changed_in_a_step_of_its_own() -> None:
     models, losses, _ = _game(False)
     program = Program(
         lambda seed: models, lambda m: {}, lambda seed: [], losses, step=lambda model, optimizer, batch: {}
     )
-    with pytest.raises(PatchError, match="this program has a step of its own"):
+    with pytest.raises(
+        PatchError, match="gan_loss does not fit a program with a step of its own: it needs the loss"
+    ):
         Patch(GanLoss("hinge")).program(program)
     with pytest.raises(ValueError, match="asks the discriminator about 0 batches"):
         Patch(GanLoss("hinge")).loss({**losses, "generator": lambda m, b: torch.zeros(())})["generator"](

@@ -290,6 +290,9 @@ class _Search:
             if course.broken:
                 why = course.trouble or f"Its loss is NaN or infinite after {len(course.losses)} steps."
                 self.refuted.append(Refuted(one.patch, one.remedy, why))
+            elif course.losses == baseline.losses:
+                why = f"It changes nothing: {steps} losses are the same to the bit."
+                self.refuted.append(Refuted(one.patch, one.remedy, why))
             else:
                 left.append((course.score(other_loss=_other_loss(one.patch)), course.fallen, one))
         left.sort(key=lambda entry: (entry[0], entry[1]), reverse=True)

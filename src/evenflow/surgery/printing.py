@@ -34,7 +34,8 @@ def lines(steps: list[Step], names: Names) -> list[str]:
     done = 0
     while done < len(steps):
         same = _alike(texts[done:])
-        written += [note for one in notes[done : done + same] for note in one if note not in written]
+        fresh = (note for one in notes[done : done + same] for note in one if note not in written)
+        written += dict.fromkeys(fresh)
         written += _loop(texts[done], texts[done + 1], same) if same > 1 else texts[done].split("\n")
         done += same
     return written

@@ -118,9 +118,9 @@ def drawn(picture: Lines, *, ascii_only: bool) -> Iterator[Text]:
         return
     lift = 0.0 if picture.y.decades else min(map(min, filter(None, values)))
     levels = [[_level(y, lift, decades=picture.y.decades) for y in curve.y] for curve in picture.curves]
-    scale = Scale.of([one for row in levels for one in row if one is not None], 8)
+    scale = Scale.of([one for row in levels for one in row if one is not None], _WIDTH)
     for curve, row in zip(picture.curves, levels, strict=True):
-        line = sparkline(_thinned(row), scale, glyphs)
+        line = sparkline(row, scale, glyphs)
         ends = glyphs.text(f"{told(curve.y[0])} → {told(curve.y[-1])}")
         yield Text.assemble((f"{curve.name:18} ", "dim"), line, "  ", ends)
 
@@ -132,9 +132,3 @@ def _level(value: float | None, lift: float, *, decades: bool) -> float | None:
     if decades:
         return value
     return math.log10(value) if lift > 0 else value
-
-
-def _thinned(row: list[float | None]) -> list[float | None]:
-    if len(row) <= _WIDTH:
-        return row
-    return [row[round(i * (len(row) - 1) / (_WIDTH - 1))] for i in range(_WIDTH)]
