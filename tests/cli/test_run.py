@@ -21,8 +21,8 @@ from click.testing import CliRunner
 from torch import nn
 
 from evenflow.cli import main
-from evenflow.scripts.discovery import named_models, named_optimizers, owners
 from evenflow.cli.run.view import Layer, View, thinned
+from evenflow.scripts.discovery import named_models, named_optimizers, owners
 from evenflow.store import open_run
 from evenflow.watch.recorder import Trouble, read_flights
 
