@@ -141,9 +141,7 @@ def said(folder: Path) -> str:
 
 def _home() -> str:
     """The folder that holds the package, for a process that starts elsewhere."""
-    import evenflow
-
-    return str(Path(evenflow.__file__).parents[1])
+    return str(Path(nursery.__file__).parents[2])
 
 
 def _given_path() -> list[str]:
