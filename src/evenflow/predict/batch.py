@@ -23,6 +23,7 @@ from evenflow.predict.interpreter import Interpreter
 from evenflow.predict.model import build_on_meta, on_meta
 from evenflow.predict.numbers import KeptNumbers
 from evenflow.predict.rules.attention import fused_attention
+from evenflow.predict.rules.recurrent import recurrence_of_the_cpu
 from evenflow.predict.rules.registry import NoRuleError
 from evenflow.predict.spread import half_width
 from evenflow.predict.table import constant
@@ -105,7 +106,14 @@ def _predict(model: nn.Module, inputs: Any, loss: Any, seed: int, interpreter: I
     graph = Graph(recorder.tape, calls, interpreter.stats)
     calls.attach(model, _Observer(recorder, graph))
     try:
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), fused_attention(), KeptNumbers(), interpreter:
+        with (
+            torch.enable_grad(),
+            sdpa_kernel(SDPBackend.MATH),
+            fused_attention(),
+            recurrence_of_the_cpu(),
+            KeptNumbers(),
+            interpreter,
+        ):
             with recorder:
                 try:
                     output = model(*args, **kwargs)

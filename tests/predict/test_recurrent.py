@@ -1,0 +1,66 @@
+"""Recurrent layers take the same steps, under the same names, predicted and measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from evenflow.flow import Role
+from evenflow.measure import measure
+from evenflow.predict import predict
+from evenflow.predict.rules.recurrent import STEPS, _run
+
+NETS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "rnn_tanh": (nn.RNN, {"batch_first": True}),
+    "rnn_relu": (nn.RNN, {"nonlinearity": "relu", "bias": False}),
+    "gru": (nn.GRU, {"num_layers": 2, "bidirectional": True, "batch_first": True}),
+}
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_steps_are_those_of_torch(name: str) -> None:
+    kind, options = NETS[name]
+    net = kind(6, 8, **options)
+    x = torch.randn(5, 4, 6)
+    hidden = torch.zeros(net.num_layers * (2 if net.bidirectional else 1), 5 if net.batch_first else 4, 8)
+    found = _run(
+        STEPS[name], x, hidden, net._flat_weights, net.bias, net.num_layers, 0.0, True,
+        net.bidirectional, net.batch_first,
+    )  # fmt: skip
+    for ours, theirs in zip(found, net(x, hidden), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_sites_are_those_of_a_measured_batch(name: str) -> None:
+    kind, options = NETS[name]
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell = kind(64, 64, **options)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.cell(x)[0]
+            return y
+
+    x = torch.randn(8, 8, 64)
+    predicted, measured = predict(Net, x), measure(Net(), x)
+    ours, theirs = (
+        [row.site.label for row in sorted(flow.select(Role.ACTIVATION), key=lambda row: row.order)]
+        for flow in (predicted, measured)
+    )
+    assert ours == theirs
+    for row in predicted.select(Role.ACTIVATION):
+        other = next(each for each in measured.select(Role.ACTIVATION) if each.site == row.site)
+        assert row.stats is not None
+        assert other.stats is not None
+        assert row.stats.mean_square == pytest.approx(other.stats.mean_square, rel=0.5), row.site.label
+
+
+def test_torch_gets_its_functions_back() -> None:
+    predict(lambda: nn.GRU(64, 64), torch.randn(2, 2, 64))
+    assert torch._VF.gru is torch._C._VariableFunctions.gru
