@@ -139,6 +139,11 @@ class Made(Field):
     @cached_property
     def tags(self) -> int:
         """Bit mask of the sources through which it can covary with another field."""
+        if len(self.parts) > 1:
+            for part in self.parts:
+                weight = rearranged_leaf(part)
+                if weight is not None and weight.table.centred:
+                    return weight.tags  # what holds the same weight holds it as a weight too
         return product_tags([(part, part.table.centred) for part in self.parts])
 
 
@@ -173,6 +178,13 @@ class Sum(Field):
     def tags(self) -> int:
         """Bit mask of the sources through which it can covary with another field."""
         return _union([field for _, field in self.terms])
+
+
+def rearranged_leaf(x: Field) -> Leaf | None:
+    """The leaf of the forward pass that a field shows in another order, if it does."""
+    while isinstance(x, Made) and len(x.parts) == 1:
+        x = x.parts[0]
+    return x if isinstance(x, Leaf) and not x.cotangent else None
 
 
 def product_tags(factors: Sequence[tuple[Field, bool]]) -> int:

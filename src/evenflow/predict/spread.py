@@ -34,11 +34,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from evenflow.predict.axes import Array
+from evenflow.predict.axes import Array, Axis
 from evenflow.predict.fields import Field, Leaf, Made, Sum
 from evenflow.predict.pointwise import Expression, Term, as_terms
 from evenflow.predict.scalar import Scalar, expect_pair, times
@@ -112,10 +113,17 @@ def _pair_average(table: Table, values: Array, dims: tuple[int, ...] | None) -> 
     """Average over pairs that differ freely along ``dims`` and agree elsewhere."""
     free = [dims is None or dim in dims for dim, axes_of in enumerate(table.dims) for _ in axes_of]
     for axis, pairs in reversed(list(zip(table.axes, free, strict=True))):
-        weight = np.zeros(axis.classes)
-        weight[axis.agree] = axis.weights
-        values = values @ (axis.counts / axis.n**2 if pairs else weight)
+        values = values @ _pair_weights(axis, pairs)
     return float(values)
+
+
+@lru_cache(maxsize=4096)
+def _pair_weights(axis: Axis, free: bool) -> Array:
+    if free:
+        return axis.counts / axis.n**2
+    weight = np.zeros(axis.classes)
+    weight[axis.agree] = axis.weights
+    return weight
 
 
 def _variance(atom: Field) -> Array:

@@ -447,6 +447,9 @@ def retarget(table: Table, dims: Dims) -> Table:
 
 def align(tables: Sequence[Table], shape: Sequence[int]) -> tuple[Dims, list[Table]]:
     """Broadcast tables to one shape with the same axes; each result has them all."""
+    dims = tables[0].dims
+    if len(dims) == len(shape) and all(t.dims == dims for t in tables) and tables[0].shape == tuple(shape):
+        return dims, list(tables)
     padded = [replace(t, dims=((),) * (len(shape) - len(t.dims)) + t.dims) for t in tables]
     dims = tuple(_dim_of([t.dims[dim] for t in padded], size) for dim, size in enumerate(shape))
     return dims, [_broadcast(retarget(t, dims), dims) for t in padded]
@@ -493,44 +496,74 @@ def contract(a: Table, b: Table, spec: str) -> Table:
 
     the sum over k, l being one over pair classes, weighted by their counts.
     """
+    plan = _plan(a.dims, b.dims, a.shape, b.shape, spec)
+    a, b = retarget(a, plan.dims_a), retarget(b, plan.dims_b)
+    labels_a, labels_b = plan.labels(a, 0), plan.labels(b, 1)
+    second: Array = _einsum(a.second, labels_a, b.second, labels_b, *plan.pairs, plan.out)
+    mean = None
+    if a.mean is not None and b.mean is not None:
+        mean = _einsum(a.mean, labels_a, b.mean, labels_b, *plan.sizes, plan.out)
+    return Table(plan.dims, second, mean).limited()
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How two tables are contracted.
+
+    Attributes:
+        dims: Of the result.
+        dims_a, dims_b: What the operands' axes are brought to.
+        index: Labels of the axes of each dimension of both operands.
+        pairs, sizes: Weights of the pair classes and segments summed over, with their labels.
+        out: Labels of the result.
+    """
+
+    dims: Dims
+    dims_a: Dims
+    dims_b: Dims
+    index: tuple[tuple[list[int], ...], tuple[list[int], ...]]
+    pairs: tuple[Any, ...]
+    sizes: tuple[Any, ...]
+    out: list[int]
+
+    def labels(self, table: Table, operand: int) -> list[int]:
+        """Labels of the axes that an operand has."""
+        return [i for dim, labels in zip(table.dims, self.index[operand], strict=True) if dim for i in labels]
+
+
+@lru_cache(maxsize=4096)
+def _plan(dims_a: Dims, dims_b: Dims, shape_a: tuple[int, ...], shape_b: tuple[int, ...], spec: str) -> _Plan:
     inputs, out = spec.split("->")
     letters_a, letters_b = inputs.split(",")
-    axes_a, axes_b = dict(zip(letters_a, a.dims, strict=True)), dict(zip(letters_b, b.dims, strict=True))
+    axes_a, axes_b = dict(zip(letters_a, dims_a, strict=True)), dict(zip(letters_b, dims_b, strict=True))
     dims = {
         letter: common_axes(x, y)
         if (x := axes_a.get(letter, ())) and (y := axes_b.get(letter, ()))
         else x or axes_b.get(letter, ())
         for letter in dict.fromkeys(letters_a + letters_b)
     }
-    a = retarget(a, tuple(dims[letter] for letter in letters_a))
-    b = retarget(b, tuple(dims[letter] for letter in letters_b))
     label, index = 0, {}
     for letter, axes_of in dims.items():
         index[letter] = list(range(label, label + len(axes_of)))
         label += len(axes_of)
-
-    def labels(letters: str, of: Table | None) -> list[int]:
-        kept = [letter for i, letter in enumerate(letters) if of is None or of.dims[i]]
-        return [i for letter in kept for i in index[letter]]
-
-    summed = [letter for letter in dims if letter not in out]
-    out_labels = labels(out, None)
     weights: list[Any] = []
     sizes: list[Any] = []
-    sizes_a, sizes_b = dict(zip(letters_a, a.shape, strict=True)), dict(zip(letters_b, b.shape, strict=True))
-    for letter in summed:
+    for letter in [letter for letter in dims if letter not in out]:
         for axis, i in zip(dims[letter], index[letter], strict=True):
             weights += [axis.counts, [i]]
             sizes += [np.array(axis.sizes, float), [i]]
+    sizes_a, sizes_b = dict(zip(letters_a, shape_a, strict=True)), dict(zip(letters_b, shape_b, strict=True))
     for letter in out:  # an output axis that neither operand varies along does not occur
         assert max(sizes_a.get(letter, 1), sizes_b.get(letter, 1)) == math.prod(x.n for x in dims[letter])
-    second: Array = _einsum(
-        a.second, labels(letters_a, a), b.second, labels(letters_b, b), *weights, out_labels
+    return _Plan(
+        tuple(dims[letter] for letter in out),
+        tuple(dims[letter] for letter in letters_a),
+        tuple(dims[letter] for letter in letters_b),
+        (tuple(index[letter] for letter in letters_a), tuple(index[letter] for letter in letters_b)),
+        tuple(weights),
+        tuple(sizes),
+        [i for letter in out for i in index[letter]],
     )
-    mean = None
-    if a.mean is not None and b.mean is not None:
-        mean = _einsum(a.mean, labels(letters_a, a), b.mean, labels(letters_b, b), *sizes, out_labels)
-    return Table(tuple(dims[letter] for letter in out), second, mean).limited()
 
 
 _einsum: Any = np.einsum
