@@ -28,6 +28,7 @@ from evenflow.predict.rules.recurrent import recurrence_of_the_cpu
 from evenflow.predict.rules.registry import NoRuleError
 from evenflow.predict.spread import half_width
 from evenflow.predict.table import constant
+from evenflow.predict.timesteps import RECURRENT, TimeSteps
 from evenflow.predict.trust import doubts
 from evenflow.trace.calls import CallStack
 from evenflow.trace.cotangent import Objective, objective
@@ -117,7 +118,9 @@ def _predict(model: nn.Module, inputs: Any, loss: Any, seed: int, interpreter: I
         model, tensors_in(inputs), calls, before_write=lambda tensor: None, read=interpreter.stats
     )
     graph = Graph(recorder.tape, calls, interpreter.stats)
-    calls.attach(model, _Observer(recorder, graph))
+    steps = TimeSteps(interpreter.stats)
+    recurrent = any(isinstance(module, RECURRENT) for module in model.modules())
+    calls.attach(model, _Observer(recorder, steps, graph))
     try:
         with (
             torch.enable_grad(),
@@ -127,7 +130,7 @@ def _predict(model: nn.Module, inputs: Any, loss: Any, seed: int, interpreter: I
             KeptNumbers(),
             interpreter,
         ):
-            with recorder:
+            with steps if recurrent else contextlib.nullcontext(), recorder:
                 try:
                     output = model(*args, **kwargs)
                 except NoRuleError as error:
@@ -144,9 +147,11 @@ def _predict(model: nn.Module, inputs: Any, loss: Any, seed: int, interpreter: I
                 rows = [
                     *op_rows(recorder.tape, graph),
                     *parameter_rows(model, recorder.tape, graph, gradients, interpreter.gradient_stats),
+                    *steps.rows(lambda call: _order(recorder, call)),
                 ]
     finally:
         calls.remove()
+        steps.remove()
         graph.remove()
         fields.forget()
     unknown = [
@@ -162,6 +167,12 @@ def _predict(model: nn.Module, inputs: Any, loss: Any, seed: int, interpreter: I
         _facts(model, goal) | {"abstains": [doubt.text for doubt in trust if doubt.abstains]},
         dict.fromkeys([*unknown, *remarks, *(doubt.text for doubt in trust), *graph.notes]),
     )
+
+
+def _order(recorder: Recorder, call: ModuleCall) -> int:
+    """Position of the first op of a module call."""
+    records = recorder.tape.records
+    return next((record.order for record in records if record.name.module == call), len(records))
 
 
 def _seeds(goal: Objective, interpreter: Interpreter) -> list[Tensor]:
@@ -203,18 +214,20 @@ def _honest(row: Row, interpreter: Interpreter) -> Row:
 class _Observer:
     """Tells the recorder of module calls."""
 
-    def __init__(self, recorder: Recorder, graph: Graph) -> None:
-        self._recorder, self._graph = recorder, graph
+    def __init__(self, recorder: Recorder, steps: TimeSteps, graph: Graph) -> None:
+        self._recorder, self._steps, self._graph = recorder, steps, graph
 
     def entered(
         self, module: nn.Module, call: ModuleCall, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> None:
         if not self._graph.built:
             self._recorder.entered(module, call, args, kwargs)
+            self._steps.entered(module, call)
 
     def left(self, module: nn.Module, call: ModuleCall, output: Any) -> None:
         if not self._graph.built:
             self._recorder.left(module, call, output)
+            self._steps.left(module)
 
 
 def _facts(model: nn.Module, goal: Objective) -> dict[str, Any]:

@@ -168,9 +168,10 @@ def _match(left: Term, right: Term, pairs: _Pairs) -> None:
 def _moments(x: Field, y: Field, pairs: _Pairs) -> Table:
     """Σ_tt' c_t c_t' Π E f f', with fields matched by ``pairs`` and the rest independent."""
     shape = np.broadcast_shapes(x.shape, y.shape)
-    mine = x.atoms if isinstance(x, Expression) else (x,)
-    others = y.atoms if isinstance(y, Expression) else (y,)
-    atoms = tuple(dict.fromkeys((*mine, *others)))
+    left_terms, right_terms = (
+        e.terms if x is y and isinstance(e, Expression) else as_terms(e) for e in (x, y)
+    )
+    atoms = tuple(dict.fromkeys(a for term in (*left_terms, *right_terms) for a, _ in term.functions))
     linked = [(a, b) for a, row in pairs.items() for b in row]
     dims, aligned = align([*(a.table for a in atoms), *(pairs[a][b] for a, b in linked)], shape)
     table = dict(zip(atoms, aligned, strict=False))
@@ -185,8 +186,8 @@ def _moments(x: Field, y: Field, pairs: _Pairs) -> Table:
         return frame.sides(mean)[which], frame.sides(variance)[which]
 
     total = np.zeros(frame.second.shape)
-    for left in as_terms(x):
-        for right in as_terms(y):
+    for left in left_terms:
+        for right in right_terms:
             value = np.full(frame.second.shape, left.factor * right.factor)
             free = dict(right.functions)
             for a, f in left.functions:
