@@ -36,11 +36,11 @@ def test_no_cause_brings_itself_about_by_way_of_others() -> None:
         assert cause not in found
 
 
-def test_a_test_by_intervention_outdoes_the_order() -> None:
-    causes = (
-        Cause(DEAD, 0.5, "", confirmed=True),
-        Cause(LARGE, 0.9, ""),
-        Cause(INPUT, 1.0, "", confirmed=False),
-    )
-    finding = Finding("EF202", Symptom.DEAD_UNITS, Severity.WARNING, "1", "", causes=causes)
-    assert [cause.name for cause in Diagnosis((finding,)).causes] == [DEAD, LARGE, INPUT]
+def test_a_refuted_cause_explains_nothing_and_a_confirmed_one_may_be_a_later_link_of_the_chain() -> None:
+    def order(*causes: Cause) -> list[CauseName]:
+        finding = Finding("EF202", Symptom.DEAD_UNITS, Severity.WARNING, "1", "", causes=causes)
+        return [cause.name for cause in Diagnosis((finding,)).causes]
+
+    dead, large = Cause(DEAD, 0.5, "", confirmed=True), Cause(LARGE, 0.9, "")
+    assert order(dead, large, Cause(INPUT, 1.0, "", confirmed=False)) == [LARGE, DEAD, INPUT]
+    assert order(dead, Cause(CauseName.DEPTH_WITHOUT_SKIP, 0.9, "")) == [DEAD, CauseName.DEPTH_WITHOUT_SKIP]

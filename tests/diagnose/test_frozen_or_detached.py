@@ -155,15 +155,20 @@ def test_a_teacher_is_a_target() -> None:
 class Steps(nn.Module):
     """A cell in a loop whose state may be cut at every step."""
 
-    def __init__(self, *, cut: bool, every: bool) -> None:
+    def __init__(self, *, cut: bool, every: bool, stacked: bool = False) -> None:
         super().__init__()
         self.cell, self.head, self.cut, self.every = nn.GRUCell(8, 16), nn.Linear(16, 10), cut, every
+        self.stacked = stacked
 
     def forward(self, x: Tensor) -> Tensor:
         state, total = x.new_zeros(len(x), 16), x.new_zeros(len(x), 16)
+        states = []
         for t in range(x.shape[1]):
             state = self.cell(x[:, t], state.detach() if self.cut else state)
             total = total + state
+            states.append(state)
+        if self.stacked:  # all states get a gradient, and of all but the last it is zero
+            return self.head(torch.stack(states)[-1])
         return self.head(total if self.every else state)
 
 
@@ -173,6 +178,9 @@ def test_a_state_that_is_cut_at_every_step() -> None:
     assert (finding.severity, finding.site) == (Severity.WARNING, "cell")
     assert finding.evidence[0].text.endswith("; no gradient comes to 5 of them.")
     assert only(classify(Steps(cut=True, every=True), steps), RULE).severity is Severity.NOTE
+    stacked = only(classify(Steps(cut=True, every=False, stacked=True), steps), RULE)
+    assert stacked.evidence[0].text.endswith("; no gradient comes to 5 of them.")
+    assert silent(classify(Steps(cut=False, every=False, stacked=True), steps), RULE)
     assert silent(classify(Steps(cut=False, every=False), steps), RULE)
 
 

@@ -15,6 +15,7 @@ from tests.diagnose.chains import Op, chain
 from tests.diagnose.judging import only, silent, top
 from tests.diagnose.programs import Attention, Program, batch, classify, he, wide
 from tests.diagnose.programs import mlp as network
+from tests.diagnose.runs import Output, Weight, run
 
 RULE = "EF701"
 
@@ -141,3 +142,22 @@ def test_large_but_finite_is_silent() -> None:
 def test_a_flow_without_statistics_cannot_be_judged() -> None:
     assert diagnose(Flow([], "predicted"), select=RULE).skipped[0].reason == "the Flow holds no statistics"
     assert diagnose(chain([Op("addmm"), Op("relu")]), select=RULE).skipped == ()
+
+
+def test_an_op_of_the_loss_that_left_its_domain_is_a_fault_of_the_loss() -> None:
+    def by_hand(z: Tensor) -> Tensor:
+        powers = (100.0 * z).exp()
+        return -(powers / powers.sum(-1, keepdim=True)).log().mean()
+
+    model = network(2, nn.ReLU, he)
+    assert top(only(Program(model, 10.0 * batch(), by_hand), RULE)) is CauseName.WRONG_LOSS_OR_OUTPUT
+    assert silent(Program(model, 10.0 * batch(), lambda z: -(100.0 * z).log_softmax(-1).mean()), RULE)
+
+
+def test_a_gradient_that_was_no_number_when_it_came_from_a_loss_that_was_not_seen() -> None:
+    def seen(size: float) -> list[CauseName]:
+        made = run(2, Weight("0.weight"), Output("0", size=size, gradient=math.nan))
+        return [cause.name for finding in diagnose(made, select=RULE).findings for cause in finding.causes]
+
+    assert seen(1.0) == [CauseName.WRONG_LOSS_OR_OUTPUT]
+    assert seen(1e25) == [CauseName.UNKNOWN], "its square overflows, so that any loss may"

@@ -34,3 +34,19 @@ def test_adam_with_lr_1_on_a_regression() -> None:
 
 def test_one_sample_a_batch_is_noise() -> None:
     assert alarms(classify(lambda p: torch.optim.Adam(p, 1e-4), batch=1, steps=200), RULE) == []
+
+
+def test_a_fine_tuning_that_swings_about_its_good_start_is_left_alone() -> None:
+    def swinging(scale: float, update: float) -> list[CauseName]:
+        """A single output, whose loss begins near nothing and leaps at once."""
+        losses = [0.004, 0.04, 0.004] + 70 * [0.002, 0.008, 0.002]
+        made = run(
+            200,
+            Weight("2.weight", update=update),
+            Output("2", shape=(64, 1)),
+            loss=lambda s: scale * losses[s],
+        )
+        return [cause.name for finding in alarms(made, RULE) for cause in finding.causes]
+
+    assert swinging(1.0, 5e-6) == [], "below ln 2 from the start, by tiny steps"
+    assert swinging(1000.0, 2e-4) == [CauseName.LEARNING_RATE_TOO_HIGH]

@@ -244,3 +244,14 @@ def test_a_hinge_that_is_met_has_nothing_left_to_learn() -> None:
 def test_without_a_loss_there_is_nothing_to_misfit() -> None:
     layer = nn.LSTM(8, 16, batch_first=True)
     assert silent(Program(Sequence(layer, 16), torch.randn(4, 6, 8)), RULE)
+
+
+def test_a_gradient_that_half_precision_rounds_to_zero_is_no_misfit_of_the_loss() -> None:
+    def halved(scale: float) -> Program:
+        model = network(3, nn.ReLU, he).half()
+        return Program(model, batch().half(), lambda z: scale * cross_entropy(z.float()))
+
+    finding = only(halved(1e-6), RULE)
+    assert top(finding) is CauseName.PRECISION_UNDERFLOW
+    assert "whose smallest number is 6e-08" in finding.causes[0].evidence
+    assert silent(halved(1.0), RULE)

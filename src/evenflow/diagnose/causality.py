@@ -32,6 +32,7 @@ _SIGNAL = frozenset(
         CauseName.NORMALIZATION_EXPLOSION,
     }
 )
+_WIRING = frozenset({CauseName.WRONG_LOSS_OR_OUTPUT})
 _STEP = frozenset({CauseName.LEARNING_RATE_TOO_HIGH})
 _NO_STEP = frozenset(
     {
@@ -47,8 +48,8 @@ UPSTREAM: Mapping[CauseName, frozenset[CauseName]] = {
     CauseName.RESIDUAL_GROWTH: frozenset({CauseName.MISSING_NORMALIZATION}),
     CauseName.RECURRENT_GAIN_TOO_LARGE: frozenset({CauseName.INIT_TOO_LARGE}),
     CauseName.LEARNING_RATE_TOO_HIGH: _DATA | _SIGNAL | {CauseName.RECURRENT_GAIN_TOO_LARGE},
-    CauseName.DEAD_RELU: _DATA | _SIGNAL | _STEP | {CauseName.ZERO_INIT_SYMMETRY},
-    CauseName.SATURATING_ACTIVATION: _DATA | _SIGNAL | _STEP,
+    CauseName.DEAD_RELU: _DATA | _SIGNAL | _STEP | _WIRING | {CauseName.ZERO_INIT_SYMMETRY},
+    CauseName.SATURATING_ACTIVATION: _DATA | _SIGNAL | _STEP | _WIRING,
     CauseName.ATTENTION_COLLAPSE: _DATA | _SIGNAL | _STEP,
     CauseName.PRECISION_OVERFLOW: _DATA | _SIGNAL | _STEP,
     CauseName.WRONG_LOSS_OR_OUTPUT: frozenset({CauseName.PRECISION_UNDERFLOW}),

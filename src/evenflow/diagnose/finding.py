@@ -214,15 +214,16 @@ class Diagnosis:
 
 
 def ranked(causes: Iterable[Cause]) -> tuple[Cause, ...]:
-    """Confirmed causes first, then untested ones, refuted ones last; see :attr:`Diagnosis.causes`."""
+    """Confirmed causes first, then untested ones, refuted ones last; see :attr:`Diagnosis.causes`.
+
+    A probable cause upstream goes even before a confirmed one that it may have brought
+    about: whatever link of a chain is taken out, the symptom goes.
+    """
     from evenflow.diagnose.causality import upstream_first  # it reads this module
 
     credible = sorted(causes, key=_credit, reverse=True)
-    return tuple(
-        cause
-        for verdict in (True, None, False)
-        for cause in upstream_first([cause for cause in credible if cause.confirmed is verdict])
-    )
+    refuted = [cause for cause in credible if cause.confirmed is False]
+    return (*upstream_first([cause for cause in credible if cause.confirmed is not False]), *refuted)
 
 
 def _credit(cause: Cause) -> tuple[int, float]:
