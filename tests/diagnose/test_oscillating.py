@@ -39,7 +39,7 @@ def test_one_sample_a_batch_is_noise() -> None:
 def test_a_fine_tuning_that_swings_about_its_good_start_is_left_alone() -> None:
     def swinging(scale: float, update: float) -> list[CauseName]:
         """A single output, whose loss begins near nothing and leaps at once."""
-        losses = [0.004, 0.04, 0.004] + 70 * [0.002, 0.008, 0.002]
+        losses = [0.004, 0.04, 0.004] + 70 * [0.003, 0.009, 0.003]
         made = run(
             200,
             Weight("2.weight", update=update),
