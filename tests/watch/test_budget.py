@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import random
 import tracemalloc
+from dataclasses import replace
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ def simulate(
             own += sample
         if governor.figures:
             own += figures
+            governor.spend_on_figures(figures)
         if own:
             governor.spend(own)
         bare = step * (1 + jitter * (chance.random() - 0.5))
@@ -68,10 +70,21 @@ def test_one_slow_moment_does_not_end_the_figures() -> None:
     governor = Governor(0.01)
     simulate(governor, 0.05, 0.005, 1e-6, 100)
     governor.spend(10.0)
+    governor.spend_on_figures(10.0)
     governor.step(10.05)
     before = governor.cost.figures
     simulate(governor, 0.05, 0.005, 1e-6, 2000)
     assert governor.cost.figures - before > 1000
+
+
+def test_what_others_spend_at_every_step_does_not_end_the_figures() -> None:
+    governor = Governor(0.01)
+    for _ in range(1000):
+        governor.spend(0.01)
+        governor.spend_on_figures(1e-4)
+        governor.step(0.06)
+    assert governor.cost.figures == 1000
+    assert governor.cost.sampled == 1
 
 
 def test_what_the_writing_thread_spends_is_paid_for_by_sampling_less() -> None:
@@ -105,7 +118,7 @@ def test_what_was_skipped_is_reported() -> None:
     assert event.text.startswith(
         f"{run.cost.sampled} of 30 steps were sampled and the figures of the whole model"
     )
-    assert event.text.endswith("of the training time (budget 1.00%).")
+    assert "of the training time (budget 1.00%)." in event.text
     assert run.cost.sampled == len(run.run.steps)
 
 
@@ -115,6 +128,7 @@ def test_the_cost_is_put_in_words() -> None:
         "3 of 100 steps were sampled and the figures of the whole model taken at 90; "
         "that took 1.00% of the training time (no limit)."
     )
+    assert str(replace(cost, startup_seconds=0.73)).endswith("(no limit). Starting took 0.7 s.")
 
 
 def grown(steps: int) -> int:

@@ -103,6 +103,7 @@ class RunWriter:
         self._wake = threading.Event()
         self._closed = False
         self._warned = False
+        pa.array([0])  # Arrow's first array loads pandas, if there is one: now, not in the midst of training
         self._begin(overwrite)
         self._thread = threading.Thread(target=self._write_forever, name="evenflow-store", daemon=True)
         self._thread.start()

@@ -213,3 +213,16 @@ def outside(address: int, count: int, low: float, high: float) -> Any:
     for start in range(0, count, _BLOCK):
         found += _outside(x[start : start + _BLOCK], np.float32(low), np.float32(high))
     return found
+
+
+def load() -> None:
+    """Compile all of these, or load what was compiled before."""
+    x, copy, out = np.ones(1, np.float32), np.ones(1, np.float32), np.zeros(COLUMNS)
+    address, row = x.ctypes.data, out.ctypes.data
+    here, there, counts = np.array([address]), np.array([copy.ctypes.data]), np.ones(1, np.int64)
+    checksums = np.full(1, -1)
+    one(address, 1, row)
+    read(here, counts, row)
+    keep(here, counts, there, checksums, row)
+    change(there, here, counts, checksums, row)
+    outside(address, 1, 0.0, 1.0)

@@ -8,9 +8,10 @@ share ``c`` of a step one step in ``c / budget`` is sampled, and
     time spent  ≤  budget · time of training  +  one sample.
 
 The first sample costs most (it is the first time that everything runs), and is
-paid for like any other. Credit is capped at one sample, or a long pause (an
+paid for like any other; what is loaded before the first step is reported, and not
+paid for. Credit is capped at one sample, or a long pause (an
 evaluation, a checkpoint) would be followed by a burst of them. The figures of the
-whole model are taken at every step, unless they alone cost more than the budget;
+whole model are taken at every step, unless they alone cost more than 5/8 of the budget;
 then they wait until nothing is owed too.
 
 Time is taken with the monotonic clock around evenflow's own code, plus what
@@ -29,11 +30,14 @@ CALL_SECONDS = 2e-6
 _MEMORY = 0.2
 """Weight of the latest step in the running means of what samples and figures cost."""
 
+_FIGURES_SHARE = 0.625
+"""Share of the budget that figures at every step may take. With the flight recorder's shares it makes one:
+what is done at every step must not cost more than is earned at every step."""
 _NEVER = 1e9
 """Steps that stand for never."""
 _FORGIVING = 0.99
 """What is left after each step of the memory that figures cost too much. Figures of ``r`` times the budget
-come back after 100·ln(1 + (r − 1)/5) steps, which is more than ``r`` up to r = 450."""
+come back after 100·ln(1.6r) steps, which is more than ``r`` up to r = 650."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,7 @@ class Cost:
         seconds: evenflow's own time in the training thread.
         training_seconds: Time from the first step's end to the last one's, its own included.
         budget: What was allowed.
+        startup_seconds: Before the first step, to load what was not loaded yet; in none of the others.
     """
 
     steps: int
@@ -55,6 +60,7 @@ class Cost:
     seconds: float
     training_seconds: float
     budget: Budget
+    startup_seconds: float = 0.0
 
     @property
     def fraction(self) -> float:
@@ -68,6 +74,7 @@ class Cost:
         return (
             f"{self.sampled} of {self.steps} steps were sampled and the figures of the whole model taken at "
             f"{self.figures}; that took {self.fraction:.2%} of the training time ({limit})."
+            + (f" Starting took {self.startup_seconds:.1f} s." if self.startup_seconds >= 0.05 else "")
         )
 
 
@@ -118,10 +125,12 @@ class Governor:
         self._spent = 0.0  # in the step that runs
         self._calls = 0
         self._apart = 0.0
+        self._on_figures = 0.0
         self._sample_cost = 0.0
         self._figures_cost = 0.0
         self._steps = self._sampled = self._figures = 0
         self._seconds = self._training = self._allowed = 0.0
+        self.startup_seconds = 0.0
         self.sampling = True
         self.figures = True
 
@@ -129,6 +138,10 @@ class Governor:
         """A call into evenflow took so long."""
         self._spent += seconds
         self._calls += 1
+
+    def spend_on_figures(self, seconds: float) -> None:
+        """So much of what a call spent went to the figures of the whole model."""
+        self._on_figures += seconds
 
     def spend_apart(self, seconds: float) -> None:
         """The writing thread took so long; paid for, but no part of what a look costs."""
@@ -142,8 +155,8 @@ class Governor:
                 first step, of which the beginning was not seen.
         """
         own = self._spent + self._calls * CALL_SECONDS
-        apart = self._apart
-        self._spent, self._calls, self._apart = 0.0, 0, 0.0
+        apart, on_figures = self._apart, self._on_figures
+        self._spent, self._calls, self._apart, self._on_figures = 0.0, 0, 0.0, 0.0
         self._steps += 1
         self._sampled += self.sampling
         self._figures += self.figures
@@ -158,14 +171,14 @@ class Governor:
         self._allowed = allowed
         if self.sampling:
             self._sample_cost += (own - self._sample_cost) * (1.0 if self._sampled <= 2 else _MEMORY)
-        elif self.figures:
-            self._figures_cost += _MEMORY * (own - self._figures_cost)
+        if self.figures:
+            self._figures_cost += (on_figures - self._figures_cost) * (1.0 if self._figures <= 2 else _MEMORY)
         else:  # one slow moment must not end them for good
             self._figures_cost *= _FORGIVING
         if not isinstance(self._budget, Allowance):  # which knows how many steps are to come
             self._credit = min(self._credit, self._sample_cost)
         self.sampling = self._credit >= 0.0
-        self.figures = self.sampling or self._figures_cost <= allowed
+        self.figures = self.sampling or seconds is None or self._figures_cost <= _FIGURES_SHARE * allowed
 
     def wait(self) -> int:
         """In how many steps nothing will be owed, at the pace of the latest one."""
@@ -182,4 +195,7 @@ class Governor:
     @property
     def cost(self) -> Cost:
         """What watching cost so far."""
-        return Cost(self._steps, self._sampled, self._figures, self._seconds, self._training, self._budget)
+        return Cost(
+            self._steps, self._sampled, self._figures, self._seconds, self._training, self._budget,
+            self.startup_seconds,
+        )  # fmt: skip

@@ -169,6 +169,13 @@ def streams() -> ModuleType | None:
     return streaming
 
 
+def load() -> None:
+    """Have compiled code ready, so that no step waits for it: half a second, more when first compiled."""
+    compiled = streams()
+    if compiled is not None:
+        compiled.load()
+
+
 def is_plain(tensor: Tensor) -> bool:
     """Whether compiled code may read the tensor by its address."""
     return (

@@ -43,6 +43,7 @@ from evenflow.watch.graph import is_compiled
 from evenflow.watch.guard import Guard
 from evenflow.watch.inventory import Inventory
 from evenflow.watch.layout import MODEL_STRIDE, join
+from evenflow.watch.moments import load
 from evenflow.watch.parameters import ParameterProbe
 from evenflow.watch.passes import PassProbe
 from evenflow.watch.ranks.local_gradients import LocalGradients
@@ -134,6 +135,7 @@ class Watch:
         flight_recorder: bool | str | os.PathLike[str],
         compiled: bool,
     ) -> None:
+        began = perf_counter()
         self._rank, self._ranks = rank_and_size()
         self._path = path if self._rank == 0 else None
         self._optimizers = dict(optimizers)
@@ -203,6 +205,8 @@ class Watch:
                 one.register_step_post_hook(timed(self._after(name))),
             ]
         self._attach()
+        load()
+        self._governor.startup_seconds = perf_counter() - began
 
     def __enter__(self) -> Self:
         return self
@@ -335,12 +339,13 @@ class Watch:
             self._timeline.add("loss_scale", self._scale.value)
         if closure or not self._governor.figures:
             return None, None
-        norms, joint = None, None
+        began = perf_counter()
         if self._governor.sampling:
             norms = self._parameters[name].norms()
             joint = torch.linalg.vector_norm(norms) if norms is not None else None
         else:
             norms, joint = self._parameters[name].joint_norm()
+        self._governor.spend_on_figures(perf_counter() - began)
         left = remaining_scale(self._optimizers[name])
         probe = self._parameters[name]
         if self._team is not None:  # which of them count on this rank is agreed on later

@@ -53,8 +53,8 @@ _MOST_FLIGHTS = 8
 """Flights of one run: what breaks more often is no accident, and the first ones tell most."""
 _MOST_REPLAYS = 8
 """Passes that are run again for one flight, the latest; each takes as long as measuring a batch."""
-_LOG_SHARE, _SENTINEL_SHARE = 0.25, 0.5
-"""Shares of the budget that passes and sentinels may take; a quarter at least is left for samples."""
+_LOG_SHARE, _SENTINEL_SHARE = 0.25, 0.125
+"""Shares of the budget that passes and sentinels may take; figures of the whole model may take the rest."""
 _WATCHPOINT_ENTRIES = 1 << 20
 """Size of the largest gradient that is looked at in steps that cannot pay for the norm of all."""
 _LOSS = "loss"
