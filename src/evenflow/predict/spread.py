@@ -9,8 +9,8 @@ describe it, both variances of ln(mean square):
 
   which is 2/n for n independent Gaussian entries and 5/n for their ReLU, and
   does not shrink with the batch where samples are correlated. For Gaussian
-  fields it is 2 mean_ij ρ_ij²; for products of functions it is the table of
-  their squares.
+  fields of mean m and covariance c it is mean_ij (2 c² + 4 m_i m_j c)/(E x²)²; for
+  products of functions it is the table of their squares.
 * *inherited*: a product with weights has, given its input, exactly the input's
   mean square times a constant, so it inherits own + inherited of the input. A
   function f with E f² ∝ q^k passes on k² of it; normalisation passes on nothing.
@@ -34,12 +34,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from evenflow.predict.axes import Array, Axis
+from evenflow.predict.axes import Array
 from evenflow.predict.fields import Field, Leaf, Made, Sum
 from evenflow.predict.pointwise import Expression, Term, as_terms
 from evenflow.predict.scalar import Scalar, expect_pair, times
@@ -93,37 +92,45 @@ def _own(field: Field, dims: tuple[int, ...] | None) -> float:
     if len(terms) == 1 and any(not f.linear for _, f in terms[0].functions):
         squares = tuple((atom, times(f, f)) for atom, f in terms[0].functions)
         table = Expression(field.shape, [Term(1.0, squares)]).table
-        if table.average <= 0:
-            return 0.0
         left, right = table.sides(table.means)
-        return max(_pair_average(table, table.second - left * right, dims) / table.average**2, 0.0)
-    return 2 * _pair_correlation(field.table, dims)
+        return _relative(table, table.second - left * right, table.means, dims)
+    return _gaussian(field.table, dims)
 
 
-def _pair_correlation(table: Table, dims: tuple[int, ...] | None) -> float:
-    """Mean over pairs of entries of ρ²."""
-    second = table.second
-    if table.mean is not None:
-        left, right = table.sides(table.mean)
-        second = second - left * right
-    return min(_pair_average(table, (second / table.mean_square) ** 2, dims), 1.0)
+def _gaussian(table: Table, dims: tuple[int, ...] | None) -> float:
+    """As :func:`_relative`, with cov(x_i², x_j²) = 2 c² + 4 m_i m_j c of a Gaussian tensor."""
+    left, right = table.sides(table.means)
+    products = left * right
+    covariance = table.second - products
+    values = 2 * covariance**2 + 4 * products * covariance
+    return min(_relative(table, values, table.diagonal, dims), 2.0)
 
 
-def _pair_average(table: Table, values: Array, dims: tuple[int, ...] | None) -> float:
-    """Average over pairs that differ freely along ``dims`` and agree elsewhere."""
+def _relative(table: Table, values: Array, squares: Array, dims: tuple[int, ...] | None) -> float:
+    """Mean of cov(x_i², x_j²) over pairs that differ freely along ``dims``, against the square of their mean.
+
+    Along the other dimensions the pairs agree, and places count by their share of the mean square.
+
+    Args:
+        table: Whose axes those are.
+        values: cov(x_i², x_j²) by pair classes.
+        squares: E x_i² by segments.
+        dims: Dimensions; all of them for None.
+    """
     free = [dims is None or dim in dims for dim, axes_of in enumerate(table.dims) for _ in axes_of]
-    for axis, pairs in reversed(list(zip(table.axes, free, strict=True))):
-        values = values @ _pair_weights(axis, pairs)
-    return float(values)
-
-
-@lru_cache(maxsize=4096)
-def _pair_weights(axis: Axis, free: bool) -> Array:
-    if free:
-        return axis.counts / axis.n**2
-    weight = np.zeros(axis.classes)
-    weight[axis.agree] = axis.weights
-    return weight
+    weights = np.ones(())
+    for at, (axis, pairs) in reversed(list(enumerate(zip(table.axes, free, strict=True)))):
+        if pairs:
+            values = np.tensordot(axis.counts / axis.n**2, values, (0, at))
+            squares = np.tensordot(axis.weights, squares, (0, at))
+        else:
+            values = values[(slice(None),) * at + (axis.agree,)]
+            weights = np.multiply.outer(axis.weights, weights)
+    total = float((squares * weights).sum())
+    if total <= 0:
+        return 0.0
+    each = np.divide(values, squares, out=np.zeros_like(values), where=squares > 0)
+    return max(float((each * weights).sum()) / total, 0.0)
 
 
 def _variance(atom: Field) -> Array:
@@ -176,9 +183,9 @@ def _root(field: Field) -> Field:
 
 
 def _summed_dims(key: tuple[Any, ...], position: int, rank: int) -> tuple[int, ...]:
-    """Over which dimensions of an operand a product with weights sums."""
+    """Over which dimensions of an operand a product with weights sums: channels and taps in a convolution."""
     if key[0] != "contract":
-        return (1,)
+        return tuple(range(1, rank))
     inputs, out = key[1].split("->")
     return tuple(i for i, letter in enumerate(inputs.split(",")[position]) if letter not in out)
 
