@@ -72,6 +72,9 @@ SMALL = {
     "image_size": 32,
     "patch_size": 8,
     "rotary_dim": 16,
+    "qk_rope_head_dim": 16,
+    "qk_nope_head_dim": 16,
+    "v_head_dim": 16,
     "num_experts_per_tok": 2,
     "pad_token_id": 0,
     "bos_token_id": 1,
@@ -85,6 +88,15 @@ SMALL = {
     "sliding_window": 16,
     "attention_window": 8,
 }
+OWN: dict[str, dict[str, Any]] = {
+    "DeepseekV2Model": {"head_dim": 16, "num_key_value_heads": 4},
+    "DeepseekV3Model": {"head_dim": 16, "num_key_value_heads": 4, "n_group": 1, "topk_group": 1},
+    "Mamba2Model": {"num_heads": 8, "head_dim": 16, "n_groups": 1, "state_size": 16},
+    "HieraModel": {"image_size": [32, 32], "patch_size": [7, 7]},
+    "ConvNextModel": {"patch_size": 2},
+    "ConvNextV2Model": {"patch_size": 2},
+}
+"""Fields in which a class must differ from :data:`SMALL`."""
 DECODERS = """
     GPT2 GPTNeo GPTJ GPTNeoX GPTBigCode OpenAIGPT CTRL CodeGen OPT XGLM BioGpt Bloom Mpt Falcon
     Persimmon Phi Phi3 Llama Mistral Ministral Qwen2 Qwen3 Gemma Gemma2 Gemma3Text Olmo Olmo2 Olmo3
@@ -180,7 +192,7 @@ def subject(name: str, modality: str) -> Subject:
     import transformers
 
     kind = getattr(transformers, name)
-    config = _small(kind.config_class)
+    config = _small(kind.config_class, OWN.get(name, {}))
     generator = torch.Generator().manual_seed(1)
     tokens = torch.randint(3, 200, (2, 16), generator=generator)
     if modality == "vision":
@@ -195,12 +207,12 @@ def subject(name: str, modality: str) -> Subject:
     return Subject(kind, config, {"input_ids": tokens})
 
 
-def _small(config_class: Any) -> Any:
+def _small(config_class: Any, own: dict[str, Any]) -> Any:
     """A small configuration; fields that its own checks refuse are left at their defaults."""
     known = set(getattr(config_class, "__dataclass_fields__", {})) - set(
         getattr(config_class, "attribute_map", {})
     )
-    wanted = {key: value for key, value in SMALL.items() if key in known}
+    wanted = {key: value for key, value in (SMALL | own).items() if key in known}
     layers = {key for key in wanted if "layer" in key}
     last: Exception | None = None
     for left_out in (set(), layers, {"image_size", "patch_size"}, {"head_dim"}):

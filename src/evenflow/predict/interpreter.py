@@ -160,6 +160,12 @@ class Interpreter(TorchDispatchMode):
         """As :meth:`set_field`, for memory that other views may share."""
         self._memory.write(tensor, value)
 
+    def is_written(self, tensor: Tensor) -> bool:
+        """Whether a tensor's entries were all given a value that could be followed."""
+        found = self.field_of(tensor)
+        partly = isinstance(found, Leaf) and found.values is not None and bool(found.values.isnan().any())
+        return found is not None and not partly
+
     def _to_meta(self, value: Any) -> Any:
         """A tensor with entries as one without, which stands for it in ops."""
         if not isinstance(value, Tensor) or value.device.type == "meta":
@@ -267,6 +273,7 @@ class Interpreter(TorchDispatchMode):
         if not any(isinstance(t, Tensor) for t in outputs):
             return nothing
         if name.startswith(("empty", "new_empty")):
+            self._memory.note_unwritten(outputs[0])
             return nothing if outputs[0].is_floating_point() else [_unwritten(outputs[0])]
         operands = {id(tensor): self.field_of(tensor) for tensor in tensors}
         known = self._known(op, tensors, operands, outputs, args, kwargs)

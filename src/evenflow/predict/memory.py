@@ -43,6 +43,11 @@ class Memory:
         self._storages: dict[int, _Storage] = {}
         self._kept: list[Tensor] = []
         self._real: dict[int, tuple[Tensor, Leaf]] = {}
+        self._unwritten: dict[int, Tensor] = {}
+
+    def note_unwritten(self, tensor: Tensor) -> None:
+        """Say that a tensor is new memory that nobody wrote to yet."""
+        self._unwritten[tensor.untyped_storage()._cdata] = tensor
 
     def read(self, tensor: Tensor) -> Field | None:
         """The field of a tensor; None if it is not known."""
@@ -96,6 +101,9 @@ class Memory:
     def _patched(self, base: Tensor, part: Tensor, value: Field | None) -> Field | None:
         """The field of a tensor of which a part was overwritten."""
         old = self.read(base)
+        known = isinstance(value, Leaf) and value.values is not None and base.is_floating_point()
+        if old is None and known and base.untyped_storage()._cdata in self._unwritten:
+            old = Leaf(None, torch.full(base.shape, math.nan, dtype=base.dtype))
         if old is None or value is None:
             return None
         if (

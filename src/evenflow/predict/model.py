@@ -51,7 +51,7 @@ def build_on_meta(build: Callable[[], nn.Module], interpreter: Interpreter) -> n
     if not isinstance(model, nn.Module):
         raise ModelError(f"The builder returned {type(model).__name__}; expected a torch.nn.Module.")
     for name, tensor in model.named_parameters():
-        if tensor.is_meta and interpreter.field_of(tensor) is None:
+        if tensor.is_meta and not interpreter.is_written(tensor):
             raise ModelError(
                 f"The parameter {name} has no initial value that could be followed: it was created empty, "
                 "or filled by an op without a rule. Fill it with torch.nn.init, or pass the finished model "

@@ -309,6 +309,9 @@ def _apply(
             return _linear(shape, [(signs[0], x), (signs[1], y)])
         case "mul", [x, y]:
             return product(shape, x, y)
+        case (("maximum" | "minimum"), [x, y]) if not (isinstance(x, Field) and isinstance(y, Field)):
+            x, y = (x, y) if isinstance(x, Field) else (y, x)
+            return _unary(torch.clamp_min if name == "maximum" else torch.clamp_max, [x, y], {}, shape)
         case "neg", [x]:
             return _linear(shape, [(-1.0, x)])
         case "div", [x, y] if not options:

@@ -100,6 +100,17 @@ def topk(
     return _chosen(context, values, indices)
 
 
+@rule("sort")
+def sort(context: Context, output: Any, x: Field, *args: Any, **options: Any) -> list[Field]:
+    """Noise that the model drew by itself, in order: a random order of what it stands for."""
+    if not isinstance(x, Leaf) or x.cotangent:
+        raise NoRuleError("no rule for it")
+    dim = options.get("dim", next((a for a in args if type(a) is int), -1)) % len(x.shape)
+    descending = options.get("descending", bool(args and args[-1] is True))
+    values, indices = _scores(x, DRAWS).sort(dim=dim + 1, descending=descending)
+    return _chosen(context, values, indices)
+
+
 def _one_hot(index: torch.Tensor, size: int) -> Field:
     if index.numel() * size > LARGEST:
         raise NoRuleError(f"a choice of {index.numel()} among {size}")

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from evenflow.predict import axes
-from evenflow.predict.axes import Axis, plain
+from evenflow.predict.axes import Axis, joined, plain
 from evenflow.predict.fields import Field, Leaf, Made, cross
 from evenflow.predict.pointwise import Expression, Term
 from evenflow.predict.rules.registry import Context, NoRuleError, rule
@@ -308,7 +308,11 @@ def joined_table(x: Joined, y: Joined) -> Table:
     other = own if x is y else [part.table for part in y.parts]
     dims = _joined_dims([*own, *other], dim, x.shape)
     lists = [[_at(t, dims, dim) for t in tables] for tables in (own, other)]
-    axis_parts = [p.dims[dim][0] if p.dims[dim] else plain(1) for p in lists[0]]
+    axis_parts = [joined(_axis_of(mine, dim), _axis_of(its, dim)) for mine, its in zip(*lists, strict=True)]
+    lists = [
+        [t.regroup(dim, 0, a) if t.dims[dim] else t for t, a in zip(tables, axis_parts, strict=True)]
+        for tables in lists
+    ]
     axis = Axis(tuple(size for part in axis_parts for size in part.sizes))
     at = sum(len(axes_of) for axes_of in dims[:dim])
     flat = [a for i, axes_of in enumerate(dims) for a in (axes_of if i != dim else (axis,))]
@@ -328,6 +332,7 @@ def joined_table(x: Joined, y: Joined) -> Table:
                 pair = ta if pa is pb else cross(pa, pb)
                 pair = None if pair is None else _at(pair, dims, dim)
                 if pair is not None:
+                    pair = pair.regroup(dim, 0, a) if pair.dims[dim] else pair
                     values = np.moveaxis(_with_axis(pair.second, at, bool(pair.dims[dim])), at, 0)
                     if not pair.dims[dim]:
                         view_[segment[i] * S + segment[i]] = values[0]
@@ -399,17 +404,24 @@ def _between(a: Field, b: Field, ta: Table, tb: Table, dims: Dims, dim: int, at:
         # Entries of the two parts at the same position may covary more than others; seen from
         # the joined axis they all differ, so each block takes the average over its pairs.
         pair = _at(pair, dims, dim)
-        values = np.moveaxis(_with_axis(pair.second, at, bool(pair.dims[dim])), at, 0)
-        axis = pair.dims[dim][0] if pair.dims[dim] else None
-        if axis is None:
-            return values[None]
+        if not pair.dims[dim]:
+            return np.moveaxis(_with_axis(pair.second, at, False), at, 0)[None]
+        mine, its = _axis_of(ta, dim), _axis_of(tb, dim)
+        axis = joined(joined(mine, its), pair.dims[dim][0])
+        values = np.moveaxis(pair.regroup(dim, 0, axis).second, at, 0)
         n, S = np.array(axis.sizes, float), axis.segments
         total = (axis.counts[: S * S].reshape((S, S) + (1,) * (values.ndim - 1))) * values[: S * S].reshape(
             (S, S, *values.shape[1:])
         )
         total[range(S), range(S)] += n.reshape((S,) + (1,) * (values.ndim - 1)) * values[S * S :]
-        return total / np.outer(n, n).reshape((S, S) + (1,) * (values.ndim - 1))
+        mean = total / np.outer(n, n).reshape((S, S) + (1,) * (values.ndim - 1))
+        rows, columns = axes.regroup(axis, mine)[1], axes.regroup(axis, its)[1]
+        return np.einsum("as,bt,st...->ab...", rows, columns, mean)
     return block
+
+
+def _axis_of(table: Table, dim: int) -> Axis:
+    return table.dims[dim][0] if table.dims[dim] else plain(1)
 
 
 @rule("cat")
@@ -419,7 +431,21 @@ def cat(context: Context, output: Any, parts: Sequence[Field], dim: int = 0) -> 
     parts = [part for part in parts if len(part.shape) == len(output.shape) and part.shape[dim] > 0]
     if len(parts) == 1:
         return parts[0]
-    return Joined(output.shape, parts, dim)
+    result = Joined(output.shape, parts, dim)
+    if any(part.keep is not None for part in parts):
+        result.keep = _joined_keep(parts, dim)
+    return result
+
+
+def _joined_keep(parts: Sequence[Field], dim: int) -> torch.Tensor:
+    """Which entries of joined scores count in a softmax."""
+    queries, keys = len(parts[0].shape) - 2, len(parts[0].shape) - 1
+    if dim != keys or queries < 0:
+        raise NoRuleError("masked scores joined along a dimension that is not the last")
+    ones = [torch.ones(part.shape[queries:], dtype=torch.bool) for part in parts]
+    keeps = [one if part.keep is None else part.keep & one for part, one in zip(parts, ones, strict=True)]
+    lead = torch.broadcast_shapes(*(keep.shape[:-2] for keep in keeps))
+    return torch.cat([keep.expand(*lead, *keep.shape[-2:]) for keep in keeps], -1)
 
 
 @rule("stack")
