@@ -42,7 +42,7 @@ def test_a_fine_tuning_that_swings_about_its_good_start_is_left_alone() -> None:
         losses = [0.004, 0.04, 0.004] + 70 * [0.003, 0.009, 0.003]
         made = run(
             200,
-            Weight("2.weight", update=update),
+            Weight("2.weight", update=lambda s: 5e-5 if s < 3 else update),
             Output("2", shape=(64, 1)),
             loss=lambda s: scale * losses[s],
         )
