@@ -121,6 +121,7 @@ def _alone() -> None:
 
 def weigh(job: Job, way: Way) -> Record:
     """A job by every tool."""
+    _warmed_up()
     name, seed = job
     subject = subjects()[name]
     record: Record = {"program": name, "seed": seed, "left_out": None, "outcomes": []}
@@ -141,6 +142,12 @@ def weigh(job: Job, way: Way) -> Record:
         with_tools = {"evenflow": own, **peers(way.peers)[0]}
         found = [_weigh(subject, seed, called, tool, seconds) for called, tool in with_tools.items()]
     return {**record, "outcomes": [one.as_json() for one in found]}
+
+
+@cache
+def _warmed_up() -> None:
+    """Train something once in each process: what is slow only once is no tool's fault."""
+    _bare(subjects()["logistic-zero"], 0)
 
 
 def _bare(subject: Subject, seed: int) -> tuple[float, float | None]:

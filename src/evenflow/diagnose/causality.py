@@ -42,6 +42,16 @@ _NO_STEP = frozenset(
         CauseName.PRECISION_UNDERFLOW,
     }
 )
+_NO_GRADIENT = frozenset(
+    {
+        CauseName.INIT_TOO_SMALL,
+        CauseName.ZERO_INIT_SYMMETRY,
+        CauseName.SATURATING_ACTIVATION,
+        CauseName.DEAD_RELU,
+        CauseName.FROZEN_OR_DETACHED,
+    }
+)
+"""What leaves small gradients, and so small steps at any learning rate."""
 
 UPSTREAM: Mapping[CauseName, frozenset[CauseName]] = {
     CauseName.INIT_TOO_LARGE: _DATA,
@@ -53,7 +63,7 @@ UPSTREAM: Mapping[CauseName, frozenset[CauseName]] = {
     CauseName.ATTENTION_COLLAPSE: _DATA | _SIGNAL | _STEP,
     CauseName.PRECISION_OVERFLOW: _DATA | _SIGNAL | _STEP,
     CauseName.WRONG_LOSS_OR_OUTPUT: frozenset({CauseName.PRECISION_UNDERFLOW}),
-    CauseName.LEARNING_RATE_TOO_LOW: _NO_STEP,
+    CauseName.LEARNING_RATE_TOO_LOW: _NO_STEP | _WIRING | _NO_GRADIENT,
 }
 """Cause → those that may bring it about. What is not here has none in the vocabulary."""
 
