@@ -201,6 +201,15 @@ def repair(subject_name: str, limit: float) -> Repair:
     return result
 
 
+def noted(subject_name: str, limit: float, file: Path | None) -> Repair:
+    """Repair one program, and add it to the file at once, from whichever process."""
+    result = repair(subject_name, limit)
+    if file is not None:
+        with file.open("a") as lines:
+            lines.write(json.dumps(asdict(result)) + "\n")
+    return result
+
+
 def _patched(patch: Patch, program: ef.Program, whole: Callable[[ef.Program], float | None]) -> float | None:
     try:
         return whole(patch.program(program))
@@ -249,13 +258,10 @@ def main() -> None:
         and one.name not in done
     ]
     if not chosen.show:
-        found = Workers(jobs=chosen.jobs).map(partial(repair, limit=chosen.limit), names)
+        found = Workers(jobs=chosen.jobs).map(partial(noted, limit=chosen.limit, file=chosen.json), names)
         with contextlib.suppress(KeyboardInterrupt):  # what was done is shown
             for one in track(found, total=len(names), console=Console(stderr=True), description="programs"):
                 results.append(one)
-                if chosen.json is not None:
-                    with chosen.json.open("a") as file:
-                        file.write(json.dumps(asdict(one)) + "\n")
     _report(results, Console(width=max(140, Console().width)))
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 
+import torch
+
 from evenflow.diagnose import Symptom
 from evenflow.errors import EvenflowError
 from evenflow.fix.remedy import Case
@@ -26,7 +28,12 @@ _ABOUT_GRADIENTS = frozenset({Symptom.VANISHING_GRADIENT, Symptom.EXPLODING_GRAD
 def screen(case: Case, patch: Patch) -> str | None:
     """Why a patch is not worth a trial; None if it is."""
     try:
-        flows = first_flows(patch.program(case.program))
+        program = patch.program(case.program)
+        if patch.touches <= {"optimizer"}:  # its first batch flows as it did
+            with torch.random.fork_rng(devices=[]):
+                program.start()
+            return None
+        flows = first_flows(program)
     except EvenflowError as error:
         return f"It does not fit: {error}"
     except Exception as error:

@@ -45,9 +45,14 @@ RUNGS = (0.25, 0.5)
 FINALISTS = 5
 """Patches that duel."""
 SAME = 2
-"""Patches of one remedy that go on from a round."""
+"""Patches of one remedy that go on from a round by their score."""
+PROMISING = 2
+"""Patches that go on by their promise, whatever their score: what learns late loses short races."""
 CANDIDATES = 24
 """Patches that race, the most promising ones."""
+DOUBTFUL = 2
+"""Patches with a gain that is not beyond doubt, which are tried from more seeds if no other is confirmed. A
+second look makes a chance confirmation somewhat likelier than 2.5 %, at most twice."""
 PAIRED = 6
 """Patches that are combined with each other, if none alone is confirmed."""
 
@@ -105,6 +110,7 @@ def fix(
     seeds: Sequence[int] = (0, 1, 2),
     steps: int | None = None,
     ignore: Iterable[str] = (),
+    insist: bool = False,
     workers: Workers | None = None,
     track: Track = silently,
 ) -> Outcome:
@@ -118,6 +124,8 @@ def fix(
             20 steps where it has as many.
         ignore: Names of remedies to leave out, such as ``skip`` and ``normalise`` to keep the
             architecture.
+        insist: Whether notes are reason enough to try something, for a training that is known
+            to fail although no finding is an alarm.
         workers: Who trains; this process by default. Other processes must be able to
             pickle the program, which cloudpickle does for most closures.
         track: Is told how far the search is.
@@ -144,7 +152,7 @@ def fix(
             "Trials cannot run in threads, which share PyTorch's random numbers. Take the backend loky."
         )
     report = check(program, confirm=False) if report is None else report  # trials come below
-    if report.healthy:
+    if report.healthy and not (insist and report.findings):
         return Outcome(report)
     with torch.random.fork_rng(devices=[]):
         subject = OfProgram(Case(program, report, program.start(seeds[0])), ignore)
@@ -297,9 +305,12 @@ class _Search:
                 left.append((course.score(other_loss=_other_loss(one.patch)), course.fallen, one))
         left.sort(key=lambda entry: (entry[0], entry[1]), reverse=True)
         keep = max(FINALISTS, math.ceil(len(left) / 2))
-        kept: list[Candidate] = []
+        sound = [one for _, _, one in left]
+        kept = sorted(sound, key=candidates.index)[:PROMISING]
         found = Counter[str]()
         for score, _, one in left:
+            if one in kept:
+                continue
             # The last places go to other remedies, for the best of one kind may be too much of a change.
             if len(kept) < keep and found[one.remedy] < SAME:
                 kept.append(one)
@@ -313,18 +324,34 @@ class _Search:
         return kept
 
     def _duel(self, finalists: Sequence[Candidate]) -> None:
+        """Paired trials; where none confirms, the best of the doubtful get as many seeds again."""
+        trials = self._paired(finalists, self.seeds)
+        if not any(trial.verdict is Verdict.CONFIRMED for trial in trials):
+            doubtful = sorted(
+                (one for one in trials if one.verdict is Verdict.INCONCLUSIVE and one.effect > 0),
+                key=lambda trial: -trial.effect,
+            )[:DOUBTFUL]
+            left = max(self.seeds) + 1
+            seeds = (*self.seeds, *range(left, left + len(self.seeds)))
+            again = self._paired(
+                [one for one in finalists if one.patch in [t.patch for t in doubtful]], seeds
+            )
+            trials = [next((new for new in again if new.patch == old.patch), old) for old in trials]
+        self.trials += trials
+
+    def _paired(self, finalists: Sequence[Candidate], seeds: tuple[int, ...]) -> list[Tried]:
+        if not finalists:
+            return []
         jobs = [
-            (patch, seed, self.steps)
-            for patch in (None, *(one.patch for one in finalists))
-            for seed in self.seeds
+            (patch, seed, self.steps) for patch in (None, *(one.patch for one in finalists)) for seed in seeds
         ]
         courses = self._trained(jobs, f"trials, {self.steps} steps")
-        count = len(self.seeds)
-        baseline = courses[:count]
+        count = len(seeds)
+        baseline, trials = courses[:count], []
         for position, one in enumerate(finalists, start=1):
             own = courses[position * count : (position + 1) * count]
             other = _other_loss(one.patch)
-            self.trials.append(
+            trials.append(
                 Tried(
                     one.patch,
                     one.remedy,
@@ -338,6 +365,7 @@ class _Search:
                     own[0].code,
                 )
             )
+        return trials
 
     def _trained(self, jobs: Sequence[Job], title: str) -> list[Course]:
         """A course for each (patch, seed, steps); those of before are not trained again."""

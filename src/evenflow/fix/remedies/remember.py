@@ -26,10 +26,12 @@ class Remember(Remedy):
         """See :class:`Remedy`."""
         clip = ClipGradient("norm", 1.0)
         if case.modules(nn.RNN, nn.RNNCell):
+            yield Patch([InitRecurrent("identity"), clip])
+            if case.sequence_length is not None:
+                yield Patch([ReplaceCell("lstm"), InitRecurrent("chrono", longest=case.sequence_length)])
             yield Patch([ReplaceCell("lstm")])
             yield Patch([ReplaceCell("gru")])
             yield Patch([ReplaceCell("lstm"), clip])
-            yield Patch([InitRecurrent("identity"), clip])
             yield Patch([InitRecurrent("orthogonal")])
             yield Patch([InitRecurrent("orthogonal"), clip])
         if case.modules(nn.LSTM, nn.LSTMCell):

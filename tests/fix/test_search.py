@@ -1,0 +1,82 @@
+"""What goes on from a race, and what is tried again."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import evenflow as ef
+from evenflow.errors import EvenflowError
+from evenflow.fix import Outcome
+from evenflow.fix.course import Course
+from evenflow.fix.search import Candidate, searched
+from evenflow.parallel import Workers
+from evenflow.surgery import Patch, SetLearningRate
+
+LEVELS = {None: 1.0, 2.0: 0.9, 3.0: 0.8, 4.0: 0.7, 5.0: 0.6, 6.0: 0.5, 7.0: 0.4, 8.0: 2.0}
+"""Factor of the learning rate → loss at which a training ends."""
+
+
+class _Levels:
+    """A subject whose trainings end at a known loss, shaken by the seed."""
+
+    report = None
+    noise = 0.0
+
+    def candidates(self) -> tuple[list[Candidate], list[str]]:
+        patches = {factor: Patch([SetLearningRate(factor=factor)]) for factor in LEVELS if factor}
+        return [Candidate(patch, f"by {factor}", "", 1.0 / factor) for factor, patch in patches.items()], []
+
+    def screen(self, patch: Patch) -> None:
+        return None
+
+    def course(self) -> object:
+        return self._course
+
+    def _course(self, job: tuple[Patch | None, int, int]) -> Course:
+        patch, seed, steps = job
+        level = LEVELS[None if patch is None else patch.edits[0].factor]
+        shaken = level + self.noise * (1 if seed % 3 == 0 else -0.4) * (patch is None)
+        return Course((shaken,) * steps, None, 0.0)
+
+    def flow(self, patch: Patch) -> None:
+        return None
+
+
+def _run(noise: float = 0.0) -> Outcome:
+    subject = _Levels()
+    subject.noise = noise
+    return searched(subject, (0, 1, 2), 40, Workers())  # type: ignore[arg-type]
+
+
+def test_most_promising_patches_reach_the_trials_though_they_lose_the_race() -> None:
+    tried = [trial.remedy for trial in _run().trials]
+    assert tried == ["by 2.0", "by 3.0", "by 7.0", "by 6.0", "by 5.0"]
+
+
+def test_doubtful_gains_are_tried_from_as_many_seeds_again() -> None:
+    counts = {trial.remedy: len(trial.differences) for trial in _run(noise=0.35).trials}
+    assert counts == {"by 2.0": 3, "by 3.0": 3, "by 7.0": 6, "by 6.0": 6, "by 5.0": 3}
+
+
+def test_clear_gains_need_no_more_seeds() -> None:
+    assert {len(trial.differences) for trial in _run(noise=0.001).trials} == {3}
+
+
+def _program() -> ef.Program:
+    def loss(model: nn.Module, batch: Tensor) -> Tensor:
+        return model(batch).square().mean()
+
+    return ef.Program(
+        build=lambda seed: nn.Linear(4, 1),
+        optimizer=lambda model: torch.optim.SGD(model.parameters(), lr=0.1),
+        batches=lambda seed: [torch.ones(8, 4)],
+        loss=loss,
+        steps=5,
+    )
+
+
+def test_unknown_remedy_to_ignore_is_told() -> None:
+    with pytest.raises(EvenflowError, match="no remedy nonsense"):
+        ef.fix(_program(), ignore=("nonsense",))
