@@ -107,8 +107,6 @@ class Meeting:
         self._made.discard(id(optimizer))
         if self._over:
             return
-        if not self._optimizers:
-            self._begin()
         self._optimizers.append(weakref.ref(optimizer))
         self._inside += 1  # what the listener makes is not the script's
         try:
@@ -116,6 +114,8 @@ class Meeting:
         finally:
             self._inside -= 1
             self._made.clear()
+        if len(self._optimizers) == 1:  # last, so that losses are seen before a patch scales them
+            self._begin()
 
     def _begin(self) -> None:
         """The first optimizer was made: all of PyTorch is there."""

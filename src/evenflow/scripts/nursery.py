@@ -16,7 +16,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-_nurseries: dict[str, subprocess.Popen[bytes]] = {}
+_nurseries: list[subprocess.Popen[bytes]] = []
+"""The one of this process, once there is one."""
 
 
 def run(folder: Path, where: str, environment: Mapping[str, str]) -> int:
@@ -42,24 +43,20 @@ def run(folder: Path, where: str, environment: Mapping[str, str]) -> int:
                 stderr=err,
                 check=False,
             ).returncode
-    key = os.path.abspath(where)
-    if key not in _nurseries or _nurseries[key].poll() is not None:
-        _nurseries[key] = subprocess.Popen(
-            [sys.executable, "-m", "evenflow.scripts"],
-            cwd=where,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-    nursery = _nurseries[key]
+    if not _nurseries or _nurseries[0].poll() is not None:
+        command = [sys.executable, "-m", "evenflow.scripts"]
+        _nurseries[:] = [
+            subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        ]
+    nursery = _nurseries[0]
     assert nursery.stdin is not None
     assert nursery.stdout is not None
     try:
-        nursery.stdin.write(os.fsencode(folder) + b"\n")
+        nursery.stdin.write(os.fsencode(folder) + b"\0" + os.fsencode(os.path.abspath(where)) + b"\n")
         nursery.stdin.flush()
         answer = nursery.stdout.readline()
     except BaseException:  # Ctrl-C: whatever runs there is of no use any more
-        _nurseries.pop(key).kill()
+        _nurseries.pop().kill()
         raise
     return int(answer) if answer else nursery.wait()
 
@@ -68,7 +65,7 @@ def run(folder: Path, where: str, environment: Mapping[str, str]) -> int:
 def close() -> None:
     """End all nurseries."""
     while _nurseries:
-        _, nursery = _nurseries.popitem()
+        nursery = _nurseries.pop()
         nursery.kill()
         nursery.wait()
 
@@ -80,7 +77,9 @@ def serve() -> None:
     for line in sys.stdin.buffer:
         child = os.fork()
         if child == 0:
-            _be_the_trial(Path(os.fsdecode(line.rstrip(b"\n"))))
+            folder, _, where = os.fsdecode(line.rstrip(b"\n")).partition("\0")
+            os.chdir(where)
+            _be_the_trial(Path(folder))
         _, status = os.waitpid(child, 0)
         sys.stdout.buffer.write(b"%d\n" % os.waitstatus_to_exitcode(status))
         sys.stdout.buffer.flush()

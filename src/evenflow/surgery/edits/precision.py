@@ -86,7 +86,8 @@ class Autocast(Edit):
 
     def on_calls(self) -> AbstractContextManager[Any]:
         """See :class:`Edit`."""
-        return torch.autocast(self.device, _TYPES[self.to])
+        # Without its cache, which would keep the weights of the first step for as long as this is on.
+        return torch.autocast(self.device, _TYPES[self.to], cache_enabled=False)
 
 
 @final
