@@ -30,6 +30,11 @@ def test_every_edit_has_a_case() -> None:
     assert {type(edit) for edit in ALL} == set(EDITS.values())
 
 
+def test_every_edit_of_a_model_has_a_model_that_it_does_not_fit() -> None:
+    on_models = {kind for kind in EDITS.values() if kind.model_steps is not Edit.model_steps}
+    assert {type(case.edit) for case in MODEL_CASES.values() if case.misfit} == on_models
+
+
 @named
 def test_printed_code_gives_the_same_model(name: str) -> None:
     case = MODEL_CASES[name]

@@ -75,7 +75,9 @@ class UseLogits(Edit):
 
     * ``binary_cross_entropy`` of a sigmoid takes it, as ``…_with_logits``: the same value, no saturation;
     * ``cross_entropy`` of a softmax or sigmoid takes it: the second softmax is gone;
-    * ``nll_loss`` of a softmax (without log) becomes ``cross_entropy``.
+    * ``nll_loss`` of a softmax (without log) becomes ``cross_entropy``;
+    * ``log(p)`` and ``log(1 - p)``, as in losses written by hand, are computed from the logit, also
+      behind ``clamp`` and ``p + 1e-7``.
 
     Other losses stay as they are: see :class:`SetLoss`.
     """
