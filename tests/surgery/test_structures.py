@@ -148,7 +148,7 @@ def test_qk_norm_keeps_the_parameters_of_the_attention() -> None:
 
 
 def test_spectral_norm_is_one() -> None:
-    edited = Patch(SpectralNorm()).apply(chain())
+    edited = Patch(SpectralNorm()).apply(built(chain))
     for _ in range(30):
         edited(features(5, 16))
     assert torch.linalg.matrix_norm(edited[0].weight, 2).item() == pytest.approx(1.0, abs=1e-3)

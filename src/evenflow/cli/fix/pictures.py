@@ -16,11 +16,9 @@ WITHOUT, WITH = "without the patch", "with the patch"
 
 def pictures(outcome: Outcome, tried: Tried) -> Iterator[Lines]:
     """Those of one confirmed patch."""
-    losses = [
-        curve
-        for name, runs in ((WITHOUT, tried.losses_before), (WITH, tried.losses_after))
-        if (curve := _loss_curve(name, runs)) is not None
-    ]
+    both = (WITHOUT, tried.losses_before), (WITH, tried.losses_after)
+    decades = all(loss > 0 for _, runs in both for run in runs for loss in run if math.isfinite(loss))
+    losses = [curve for name, runs in both if (curve := _loss_curve(name, runs, decades=decades)) is not None]
     if losses:
         other = " The patch puts another loss in place: compare the slopes, not the heights."
         yield Lines(
@@ -29,7 +27,7 @@ def pictures(outcome: Outcome, tried: Tried) -> Iterator[Lines]:
             f"Mean over {len(tried.baseline)} seeds at each step; the band is its 95 % interval."
             + (other if "loss" in tried.patch.touches else ""),
             Axis("step"),
-            Axis("loss"),
+            Axis("loss", decades=decades),
             tuple(losses),
         )
     if tried.flow is not None:
@@ -54,12 +52,13 @@ def gradient_curve(name: str, flow: Flow) -> Curve:
     )
 
 
-def _loss_curve(name: str, runs: Sequence[Sequence[float]]) -> Curve | None:
+def _loss_curve(name: str, runs: Sequence[Sequence[float]], *, decades: bool) -> Curve | None:
     length = min(map(len, runs), default=0)
-    steps = [[run[step] for run in runs] for step in range(length)]
-    finite = [step for step, values in enumerate(steps) if all(map(math.isfinite, values))]
+    raw = [[run[step] for run in runs] for step in range(length)]
+    finite = [step for step, values in enumerate(raw) if all(map(math.isfinite, values))]
     if not finite:
         return None
+    steps = {step: [math.log10(one) if decades else one for one in raw[step]] for step in finite}
     middle = [mean(steps[step]) for step in finite]
     reach = [interval(steps[step]) or (value, value) for step, value in zip(finite, middle, strict=True)]
     return Curve(
