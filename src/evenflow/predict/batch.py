@@ -26,7 +26,7 @@ from evenflow.predict.numbers import KeptNumbers
 from evenflow.predict.rules.attention import fused_attention
 from evenflow.predict.rules.recurrent import recurrence_of_the_cpu
 from evenflow.predict.rules.registry import NoRuleError
-from evenflow.predict.spread import half_width
+from evenflow.predict.spread import PredictedStats, half_width
 from evenflow.predict.table import constant
 from evenflow.predict.timesteps import RECURRENT, TimeSteps
 from evenflow.predict.trust import doubts
@@ -159,7 +159,7 @@ def _predict(model: nn.Module, inputs: Any, loss: Any, seed: int, interpreter: I
         for what, count in interpreter.unknown.items()
     ]
     remarks = [f"{what} ({count}×)" for what, count in interpreter.remarks.items()]
-    rows = [_honest(row, interpreter) for row in rows]
+    rows = [_honest(row) for row in rows]
     trust = doubts(model, inputs_given, rows)
     return Flow(
         rows,
@@ -199,15 +199,17 @@ def _abstract(value: Any, interpreter: Interpreter) -> Any:
     return value
 
 
-def _honest(row: Row, interpreter: Interpreter) -> Row:
+def _honest(row: Row) -> Row:
     """Unknown statistics are None, not NaN; known ones carry their interval."""
-    if row.stats is None:
-        return row
-    if math.isnan(row.stats.mean_square):
+    stats = row.stats
+    if stats is None or math.isnan(stats.mean_square):
         return dataclasses.replace(row, stats=None)
-    if row.site.role is Role.PARAMETER or row.stats.mean_square == 0.0:
+    if not isinstance(stats, PredictedStats):
         return row
-    return dataclasses.replace(row, half_width=half_width(interpreter.spread.get(row.stats, 0.0)))
+    row = dataclasses.replace(row, stats=stats.plain)
+    if row.site.role is Role.PARAMETER or stats.mean_square == 0.0:
+        return row
+    return dataclasses.replace(row, half_width=half_width(stats.log_variance))
 
 
 @final

@@ -36,7 +36,7 @@ from evenflow.predict.memory import Memory
 from evenflow.predict.rules import OUTPUTS, RULES
 from evenflow.predict.rules.registry import Context, NoRuleError
 from evenflow.predict.shapes import Shapes
-from evenflow.predict.spread import log_variance
+from evenflow.predict.spread import PredictedStats, log_variance
 from evenflow.predict.table import constant
 
 MAX_KNOWN = 1 << 22
@@ -133,14 +133,12 @@ class Interpreter(TorchDispatchMode):
     Attributes:
         unknown: Ops without a rule, counted.
         remarks: Approximations that rules made, counted.
-        spread: Variance over draws of ln(mean square), by the statistics given out.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.unknown: Counter[str] = Counter()
         self.remarks: Counter[str] = Counter()
-        self.spread: dict[Stats, float] = {}
         self._twins: dict[int, Tensor] = {}
         self._context = Context(self.remarks)
         self._memory = Memory(self._context)
@@ -194,10 +192,8 @@ class Interpreter(TorchDispatchMode):
             self.set_field(tensor, None)
             return Stats(tensor.numel(), math.nan, math.nan)
         if square <= 0:
-            return Stats(tensor.numel(), 0.0, 0.0)
-        stats = Stats(tensor.numel(), table.average, square)
-        self.spread[stats] = max(self.spread.get(stats, 0.0), beta)
-        return stats
+            return PredictedStats(tensor.numel(), 0.0, 0.0)
+        return PredictedStats(tensor.numel(), table.average, square, log_variance=beta)
 
     def _tell(self, what: str, error: Exception) -> None:
         """Note a gap by its name."""

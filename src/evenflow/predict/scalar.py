@@ -23,7 +23,6 @@ deviations from .01 to 10 (tests compare with adaptive quadrature).
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -173,11 +172,13 @@ def _pairs(
     f: Scalar, g: Scalar, means: tuple[Array, Array], variances: tuple[Array, Array], covariance: Array
 ) -> Array:
     """E f(u) g(v) of nonlinear f and g: by Mehler's series where its remainder is negligible."""
-    (mean_u, mean_v), (var_u, var_v), cov = (
-        [_rounded(_distinct(array)) for array in means],
-        [_rounded(_distinct(array)) for array in variances],
-        _rounded(covariance),
-    )
+    given = [_distinct(array) for array in (*means, *variances)]
+    if all(array.size == 1 for array in given):
+        m_u, m_v, v_u, v_v = _rounded(np.array([array.item() for array in given])).tolist()
+        found = _pairs_alike(f, g, (m_u, m_v), (v_u, v_v), covariance)
+        if found is not None:
+            return found
+    mean_u, mean_v, var_u, var_v, cov = (_rounded(array) for array in (*given, covariance))
     scale = np.sqrt(np.maximum(var_u * var_v, 0.0))
     rho = np.divide(cov, scale, out=np.zeros(np.broadcast(cov, scale).shape), where=scale > 0).clip(-1.0, 1.0)
     a, b = _series(f, mean_u, var_u), _series(g, mean_v, var_v)
@@ -197,23 +198,45 @@ def _pairs(
     return result
 
 
+def _pairs_alike(
+    f: Scalar, g: Scalar, means: tuple[float, float], variances: tuple[float, float], cov: Array
+) -> Array | None:
+    """As :func:`_pairs` where means and variances are the same everywhere; None where the series is slow."""
+    a = _coefficients_of(f, means[0], variances[0])
+    b = _coefficients_of(g, means[1], variances[1])
+    scale = math.sqrt(max(variances[0] * variances[1], 0.0))
+    rho = (_rounded(cov) / scale).clip(-1.0, 1.0) if scale > 0 else np.zeros(cov.shape)
+    largest = float(np.abs(rho).max(initial=0.0))
+    for level, terms in enumerate(TERMS):
+        if largest**terms * a[MOST + level] * b[MOST + level] <= REMAINDER * a[-1] * b[-1]:
+            powers = np.empty((*rho.shape, terms))
+            powers[..., 0], powers[..., 1:] = 1.0, rho[..., None]
+            result: Array = powers.cumprod(-1) @ (a[:terms] * b[:terms])
+            return result
+    return None
+
+
 def _distinct(array: Array) -> Array:
     """An array that repeats one entry, as that entry."""
     return array if any(array.strides) else array[(slice(1),) * array.ndim]
 
 
+def _coefficients_of(f: Scalar, mean: float, variance: float) -> Array:
+    key = (f.key, mean, variance)
+    found = _coefficients.get(key)
+    if found is None:
+        if len(_coefficients) >= COEFFICIENTS:
+            _coefficients.clear()
+        found = _coefficients[key] = _expanded(f, mean, math.sqrt(max(variance, 0.0)))
+    return found
+
+
 def _series(f: Scalar, mean: Array, variance: Array) -> Array:
     """Hermite coefficients of f, what its series leaves out after each of TERMS, and its norm."""
     mean, variance = np.broadcast_arrays(mean, variance)
-    keys = list(zip(itertools.repeat(f.key), mean.ravel().tolist(), variance.ravel().tolist(), strict=False))
+    keys = list(zip(mean.ravel().tolist(), variance.ravel().tolist(), strict=True))
     position = {key: i for i, key in enumerate(dict.fromkeys(keys))}
-    new = [key for key in position if key not in _coefficients]
-    if len(_coefficients) + len(new) > COEFFICIENTS:
-        _coefficients.clear()
-        new = list(position)
-    for key in new:
-        _coefficients[key] = _expanded(f, key[1], math.sqrt(max(key[2], 0.0)))
-    found = np.array([_coefficients[key] for key in position])
+    found = np.array([_coefficients_of(f, *key) for key in position])
     if len(position) > 1:
         found = found[[position[key] for key in keys]]
     return found.reshape(*(mean.shape if len(position) > 1 else (1,) * mean.ndim), -1)

@@ -34,10 +34,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from evenflow.flow import Stats
 from evenflow.predict.axes import Array
 from evenflow.predict.fields import Field, Leaf, Made, Sum
 from evenflow.predict.pointwise import Expression, Term, as_terms
@@ -47,6 +49,29 @@ from evenflow.predict.table import Table
 MULTIPLYING = frozenset({"contract", "convolution", "kernel gradient"})
 NORMAL_95 = 1.959964
 """Two-sided 95 % point of the normal distribution."""
+
+
+@dataclass(frozen=True, slots=True)
+class PredictedStats(Stats):
+    """Statistics with how far single draws of the weights scatter.
+
+    Attributes:
+        log_variance: β; of several tensors the largest.
+    """
+
+    log_variance: float = 0.0
+
+    def merge(self, other: Stats) -> PredictedStats:
+        """Statistics of the entries of both."""
+        both = Stats.merge(self, other)
+        beta = other.log_variance if isinstance(other, PredictedStats) else 0.0
+        largest = max(self.log_variance, beta)
+        return PredictedStats(both.count, both.mean, both.mean_square, log_variance=largest)
+
+    @property
+    def plain(self) -> Stats:
+        """Without the scatter."""
+        return Stats(self.count, self.mean, self.mean_square)
 
 
 def half_width(beta: float) -> float:

@@ -333,9 +333,9 @@ class Table:
         return by_segment
 
     def sides(self, by_segment: Array) -> tuple[Array, Array]:
-        """A quantity by segments, at the first and at the second entry of each pair class."""
+        """A quantity by segments, at the first and the second entry of each pair class (or of size 1)."""
         if by_segment.size == 1:  # no axis is segmented
-            everywhere = np.broadcast_to(by_segment, self.second.shape)
+            everywhere = by_segment.reshape((1,) * self.second.ndim)
             return everywhere, everywhere
         left, right = _side_indices(self.axes)
         return by_segment[left], by_segment[right]
