@@ -114,8 +114,14 @@ def _predict(model: nn.Module, inputs: Any, loss: Any, seed: int, interpreter: I
         else (inputs if type(inputs) is tuple else (inputs,), {})
     )
     calls = CallStack()
+    interpreter.model_runs()
     recorder = Recorder(
-        model, tensors_in(inputs), calls, before_write=lambda tensor: None, read=interpreter.stats
+        model,
+        tensors_in(inputs),
+        calls,
+        before_write=lambda tensor: None,
+        read=interpreter.stats,
+        spreads=interpreter.spreads,
     )
     graph = Graph(recorder.tape, calls, interpreter.stats)
     steps = TimeSteps(interpreter.stats)

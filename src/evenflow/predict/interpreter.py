@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from evenflow.flow import Stats
-from evenflow.predict import entries, pointwise
+from evenflow.predict import entries, pointwise, variety
 from evenflow.predict.fields import Field, Leaf
 from evenflow.predict.memory import Memory
 from evenflow.predict.rules import OUTPUTS, RULES
@@ -64,6 +64,8 @@ _RANDOM = frozenset(
         "log_normal",
     }
 )
+_VIEWS = frozenset({"view", "_unsafe_view", "reshape", "_reshape_alias", "unsqueeze", "squeeze", "expand"})
+"""Their rules keep entries, and with them that a merged axis has factors, which entries alone do not tell."""
 _POINTWISE = frozenset(
     f"{name}{suffix}"
     for name in (
@@ -195,6 +197,18 @@ class Interpreter(TorchDispatchMode):
             return PredictedStats(tensor.numel(), 0.0, 0.0)
         return PredictedStats(tensor.numel(), table.average, square, log_variance=beta)
 
+    def spreads(self, tensor: Tensor) -> tuple[float | None, float | None]:
+        """Predicted spread of samples and of tokens; None where there is none, or it is unknown."""
+        found = self.field_of(tensor)
+        if found is None:
+            return None, None
+        with _disable_current_modes():
+            return variety.sample_spread(found.table), variety.token_spread(found.table)
+
+    def model_runs(self) -> None:
+        """Say that the model is built and now runs."""
+        self._memory.parts_are_zero = True
+
     def _tell(self, what: str, error: Exception) -> None:
         """Note a gap by its name."""
         why = (
@@ -322,7 +336,7 @@ class Interpreter(TorchDispatchMode):
             value = float(args[1] if len(args) > 1 else kwargs["fill_value"]) if value is None else value
             filled = torch.full(first.shape, value, dtype=first.dtype) if size <= MAX_KNOWN else None
             return [Leaf(constant(first.shape, value), filled)]
-        if name in _RANDOM or size > MAX_KNOWN:
+        if name in _RANDOM or size > MAX_KNOWN or (name in _VIEWS and first.is_floating_point()):
             return None
         if inplace and name in ("fill", "zero"):
             value = 0.0 if name == "zero" else args[1]

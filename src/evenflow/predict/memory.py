@@ -16,6 +16,7 @@ from torch import Tensor
 from evenflow.predict.fields import Field, Leaf
 from evenflow.predict.rules import RULES
 from evenflow.predict.rules.registry import Context, NoRuleError
+from evenflow.predict.table import constant
 
 _Place: TypeAlias = tuple[int, int, tuple[int, ...], tuple[int, ...]]
 _UNKNOWN = object()
@@ -36,6 +37,10 @@ class Memory:
 
     Args:
         context: What rules share; views are derived by rules.
+
+    Attributes:
+        parts_are_zero: Whether new memory that is written part by part counts as zero
+            before: true of what a model does with activations, not of parameters.
     """
 
     def __init__(self, context: Context) -> None:
@@ -44,6 +49,7 @@ class Memory:
         self._kept: list[Tensor] = []
         self._real: dict[int, tuple[Tensor, Leaf]] = {}
         self._unwritten: dict[int, Tensor] = {}
+        self.parts_are_zero = False
 
     def note_unwritten(self, tensor: Tensor) -> None:
         """Say that a tensor is new memory that nobody wrote to yet."""
@@ -101,9 +107,11 @@ class Memory:
     def _patched(self, base: Tensor, part: Tensor, value: Field | None) -> Field | None:
         """The field of a tensor of which a part was overwritten."""
         old = self.read(base)
-        known = isinstance(value, Leaf) and value.values is not None and base.is_floating_point()
-        if old is None and known and base.untyped_storage()._cdata in self._unwritten:
-            old = Leaf(None, torch.full(base.shape, math.nan, dtype=base.dtype))
+        if old is None and base.is_floating_point() and base.untyped_storage()._cdata in self._unwritten:
+            if self.parts_are_zero:
+                old = Leaf(constant(base.shape, 0.0))
+            elif isinstance(value, Leaf) and value.values is not None:
+                old = Leaf(None, torch.full(base.shape, math.nan, dtype=base.dtype))
         if old is None or value is None:
             return None
         if (

@@ -177,6 +177,7 @@ class Recorder(_Mode):
         calls: Follows the model's calls; attach it with this recorder as its observer.
         before_write: Called with each tensor that an op is about to write to.
         read: Tells the statistics of a tensor.
+        spreads: Tells the spreads of samples and of tokens of a tensor without entries.
     """
 
     def __init__(
@@ -186,9 +187,11 @@ class Recorder(_Mode):
         calls: CallStack,
         before_write: Callable[[Tensor], None],
         read: Reader = tensor_stats,
+        spreads: Callable[[Tensor], tuple[float | None, float | None]] | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.tape = Tape()
+        self._spreads = spreads
         self._calls, self._before_write, self._read = calls, before_write, read
         self._parameters = {id(parameter) for parameter in model.parameters()}
         self._weights = self._parameters | {id(buffer) for buffer in model.buffers()}
@@ -295,6 +298,8 @@ class Recorder(_Mode):
         record.data = self._data(data)
         self._note_origins(output, (record,))
         _describe(record, outputs if isinstance(output, list) else outputs[:1], tensors, self._read)
+        if self._spreads is not None and outputs[0].is_meta:
+            record.sample_spread, record.token_spread = self._spreads(outputs[0])
         if record.activation is not None and not outputs[0].is_meta:
             record.entropy = entropy(func, args, kwargs, outputs[0])
         if node is not None:

@@ -415,8 +415,8 @@ def _between(a: Field, b: Field, ta: Table, tb: Table, dims: Dims, dim: int, at:
         )
         total[range(S), range(S)] += n.reshape((S,) + (1,) * (values.ndim - 1)) * values[S * S :]
         mean = total / np.outer(n, n).reshape((S, S) + (1,) * (values.ndim - 1))
-        rows, columns = axes.regroup(axis, mine)[1], axes.regroup(axis, its)[1]
-        return np.einsum("as,bt,st...->ab...", rows, columns, mean)
+        to_mine, to_its = axes.regroup(axis, mine)[1], axes.regroup(axis, its)[1]
+        return np.einsum("as,bt,st...->ab...", to_mine, to_its, mean)
     return block
 
 
