@@ -20,7 +20,8 @@ from rich.console import Console
 
 from evenflow.check import check
 from evenflow.cli.target import load_target
-from evenflow.diagnose import explain, rules
+from evenflow.diagnose import Rule, explain, rules
+from evenflow.diagnose.laboratory import picture_of
 from evenflow.lab import experiments
 from evenflow.report import ReportContent, render_terminal
 
@@ -33,11 +34,20 @@ FONTS = "'DejaVu Sans Mono', Menlo, Consolas, monospace"
 
 def pages() -> dict[str, str]:
     """File below docs/ → its text."""
-    found = {f"rules/{rule.code}.md": explain(rule.code) for rule in rules()}
+    found = {f"rules/{rule.code}.md": pictured(rule) for rule in rules()}
     lines = [f"* [{rule.code} {rule.name}](rules/{rule.code}.md): {rule.summary}" for rule in rules()]
     found["rules.md"] = "# Rules\n\n" + "\n".join(lines) + "\n"
     found["lab.md"] = lab_page()
     return found
+
+
+def pictured(rule: Rule) -> str:
+    """A rule's page, with the lab's picture in place of the terminal's sketch of it."""
+    text, seen = explain(rule.code), picture_of(rule.name)
+    if seen is None:
+        return text
+    image = f"![{seen.y} over {seen.x}](../../src/evenflow/diagnose/pictures/{seen.file})"
+    return text.replace(f"```\n{seen.sketch()}\n```", image)
 
 
 def lab_page() -> str:

@@ -82,6 +82,19 @@ def test_findings_exit_1_and_name_symptom_and_cause() -> None:
 
 
 @pytest.mark.usefixtures("folder")
+def test_causes_are_tested_unless_that_is_declined() -> None:
+    tested, declined, late = (
+        " ".join(_run("check", "nets.py:sigmoids", *more).stdout.split())
+        for more in ([], ["--no-confirm"], ["--confirm", "1e-9"])
+    )
+    assert "confirmed)" in tested
+    assert "With ReLU instead of sigmoid the gradient changes by 10^" in tested
+    assert "suspected)" in declined
+    assert "instead of sigmoid" not in declined
+    assert "Not tested: the 1e-09 s for testing causes were over." in late
+
+
+@pytest.mark.usefixtures("folder")
 def test_full_prints_every_layer() -> None:
     short, full = (_run("check", "nets.py:sigmoids", *more).stdout for more in ([], ["--full"]))
     assert "--full" in short
@@ -206,6 +219,20 @@ def test_explain_finds_a_page_by_many_words(words: list[str]) -> None:
 def test_explain_gives_a_page_for_each_of_several_codes() -> None:
     text = _run("explain", "EF101", "EF102").stdout
     assert text.index("# EF101") < text.index("# EF102")
+
+
+def test_explain_writes_a_page_with_the_picture_of_the_lab(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = _run("explain", "EF101", "--html", "page.html")
+    assert result.exit_code == 0, result.output
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<h1>EF101 vanishing_gradient</h1>" in page
+    assert page.count("<svg") == 1
+    assert "<script" not in page
+    assert "▁" not in page  # the drawing stands in place of the sketch
+    assert "page.html exists" in _error(_run("explain", "EF101", "--html", "page.html"))
 
 
 def test_explain_alone_lists_all_pages() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from evenflow.diagnose import CauseName, Symptom, explain, rules
 from evenflow.diagnose.glossary import CAUSES, SYMPTOMS
+from evenflow.diagnose.laboratory import picture_of
 from evenflow.errors import EvenflowError
 
 
@@ -23,6 +24,7 @@ def test_the_page_of_a_rule(rule: object) -> None:
         "## Mathematics",
         "## How it is detected",
         "## What to do",
+        *(["## In the lab"] if picture_of(rule.name) else []),  # type: ignore[attr-defined]
         "## References",
     ]
     for threshold in rule.thresholds:  # type: ignore[attr-defined]

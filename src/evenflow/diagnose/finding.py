@@ -200,31 +200,40 @@ class Diagnosis:
     def causes(self) -> tuple[Cause, ...]:
         """What the alarms name as their causes, each once, most credible first.
 
-        Confirmed comes before untested, untested before refuted. Among these a cause
-        that may have brought another about comes before it (:mod:`evenflow.diagnose.causality`);
-        then the higher confidence, then the worse and earlier finding. ``unknown`` is no cause.
+        Refuted ones come last. Among the others a cause that may have brought another about
+        comes before it (:mod:`evenflow.diagnose.causality`); then the higher confidence, then the
+        worse and earlier finding. ``unknown`` is no cause. That a cause is confirmed puts it first
+        within its finding only: between findings it would tell more of what can be tested than of
+        what is so.
         """
         best: dict[CauseName, Cause] = {}
         for cause in (cause for finding in self.alarms for cause in finding.causes):
             known = best.setdefault(cause.name, cause)
-            if _credit(cause) > _credit(known):
+            if _credibility(cause) > _credibility(known):
                 best[cause.name] = cause
         named = [cause for cause in best.values() if cause.name is not CauseName.UNKNOWN]
-        return ranked(named)
+        return _upstream_first(sorted(named, key=_credibility, reverse=True))
 
 
 def ranked(causes: Iterable[Cause]) -> tuple[Cause, ...]:
-    """Confirmed causes first, then untested ones, refuted ones last; see :attr:`Diagnosis.causes`.
+    """The causes of one finding: confirmed ones first, then untested ones, refuted ones last.
 
     A probable cause upstream goes even before a confirmed one that it may have brought
     about: whatever link of a chain is taken out, the symptom goes.
     """
+    verdicts = {True: 1, None: 0, False: -1}
+    return _upstream_first(
+        sorted(causes, key=lambda cause: (verdicts[cause.confirmed], cause.confidence), reverse=True)
+    )
+
+
+def _credibility(cause: Cause) -> tuple[bool, float]:
+    return cause.confirmed is not False, cause.confidence
+
+
+def _upstream_first(credible: list[Cause]) -> tuple[Cause, ...]:
+    """The same with causes upstream moved ahead; refuted ones stay where they are, at the end."""
     from evenflow.diagnose.causality import upstream_first  # it reads this module
 
-    credible = sorted(causes, key=_credit, reverse=True)
     refuted = [cause for cause in credible if cause.confirmed is False]
     return (*upstream_first([cause for cause in credible if cause.confirmed is not False]), *refuted)
-
-
-def _credit(cause: Cause) -> tuple[int, float]:
-    return {True: 1, None: 0, False: -1}[cause.confirmed], cause.confidence

@@ -8,6 +8,7 @@ from functools import cache
 
 from evenflow.diagnose.finding import CauseName, Symptom
 from evenflow.diagnose.glossary import CAUSES, SYMPTOMS
+from evenflow.diagnose.laboratory import LAB_HEADING, picture_of
 from evenflow.diagnose.registry import rules
 from evenflow.diagnose.rule import Rule, Threshold
 from evenflow.errors import EvenflowError
@@ -98,6 +99,7 @@ def _rule_page(rule: Rule) -> str:
         "\n".join(_threshold_line(threshold) for threshold in rule.thresholds),
         "## What to do",
         page.remedies,
+        _lab(rule.name),
         "## References",
         "\n".join(f"- {reference}" for reference in page.references),
     ]
@@ -123,7 +125,22 @@ def _cause_page(cause: CauseName) -> str:
     named = [f"- {rule.code} {rule.name}: {rule.summary}" for rule in rules() if cause in rule.causes]
     if named:
         parts += ["## Rules that name it", "\n".join(named)]
-    return "\n\n".join(parts) + "\n"
+    parts.append(_lab(cause))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _lab(title: str) -> str:
+    """What the lab shows of it, as a sketch in text; nothing if it has no experiment on it."""
+    seen = picture_of(title)
+    if seen is None:
+        return ""
+    told = [
+        LAB_HEADING,
+        f"**{seen.title}.** {seen.question}",
+        f"```\n{seen.sketch()}\n```",
+        f"{seen.reading} (A small run; `evenflow lab run {seen.experiment}` makes it anew.)",
+    ]
+    return "\n\n".join(told)
 
 
 def _contents() -> str:

@@ -82,8 +82,9 @@ def train(program: Program, seed: int, seconds: float, steps: int | None = None)
 def compare_courses(control: Course, patched: Course) -> Comparison:
     """How much faster the loss falls with a patch.
 
-    All the ill is gone (1) if the fall of the loss, in e-foldings, is twice what it was; nothing (0) if the
-    difference is within :data:`~evenflow.diagnose.limits.CHANCE` standard errors.
+    All the ill is gone (1) if the fall of the loss, in e-foldings, is twice what it was; nothing (0) if it is
+    the same within :data:`~evenflow.diagnose.limits.CHANCE` standard errors. It cannot be said if these
+    leave room for a factor of two, or if the loss falls well as it is.
     """
     steps = min(len(control.losses), len(patched.losses))
     broke = not math.isfinite(control.losses[-1]) or not math.isfinite(patched.losses[-1])
@@ -97,6 +98,8 @@ def compare_courses(control: Course, patched: Course) -> Comparison:
         return Comparison(was, now, 1.0, told)
     gain = now - was
     chance = limits.CHANCE.value * math.hypot(control.noise(steps), patched.noise(steps))
+    if gain <= chance and gain + chance > math.log(limits.LEAP.value):
+        return Comparison(was, now, None, f"{told}, within the noise")
     gone = min(1.0, gain / max(was, now / 2.0)) if gain > chance else 0.0
     if gone < 1.0 and was > math.log(limits.LEAP.value):
         return Comparison(was, now, None, f"{told}, so it takes more steps to tell")
@@ -106,6 +109,6 @@ def compare_courses(control: Course, patched: Course) -> Comparison:
 
 
 def _told(fallen: float) -> str:
-    return (
-        "no number" if fallen == -math.inf else f"{math.exp(-min(fallen, 700.0)):.3g} times its first value"
-    )
+    if fallen == -math.inf:
+        return "no number"
+    return f"{math.exp(min(-fallen, 700.0)):.3g} times its first value"

@@ -62,6 +62,8 @@ class Experiment(ABC):
         question: What is asked, in one sentence.
         expectation: What theory answers and why, in a few sentences.
         quick: Settings of the small size.
+        explains: From a rule or cause, by name, to the picture that its page shows; pages hold stored
+            pictures, which docs/pictures.py draws anew.
     """
 
     place: ClassVar[int]
@@ -69,6 +71,7 @@ class Experiment(ABC):
     question: ClassVar[str]
     expectation: ClassVar[str]
     quick: ClassVar[dict[str, Any]] = {}
+    explains: ClassVar[dict[str, str]] = {}
 
     @classmethod
     def name(cls) -> str:

@@ -60,6 +60,7 @@ class Activations(Experiment):
         "SiLU slightly more. On standard normal pre-activations each keeps the share E φ'² of the mean "
         "square."
     )
+    explains: ClassVar = {"saturating_activation": "slope", "saturation": "slope"}
     quick: ClassVar = {"seeds": 5}
 
     width: int = 512

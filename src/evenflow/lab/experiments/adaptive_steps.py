@@ -70,6 +70,7 @@ class AdaptiveSteps(Experiment):
         "decade more. With Adam a full step, whatever the depth, until the gradient comes near ε = 10⁻⁸; "
         "from there on it falls with the gradient, and with AdamW only the decay of the weights is left."
     )
+    explains: ClassVar = {"optimizer_epsilon_dominates": "step"}
     quick: ClassVar = {"seeds": 6}
 
     depths: tuple[int, ...] = (3, 6, 9, 12, 15)

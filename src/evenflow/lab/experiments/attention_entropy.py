@@ -90,6 +90,7 @@ class AttentionEntropy(Experiment):
         "a ≈ √(2 ln T), and looks at a few tokens beyond. The softmax passes on little where attention is "
         "spread, most at about twice a, and less and less beyond."
     )
+    explains: ClassVar = {"attention_entropy": "entropy", "attention_collapse": "entropy"}
     quick: ClassVar = {
         "tokens": 256,
         "width": 128,

@@ -45,6 +45,7 @@ class Clipping(Experiment):
         "Without clipping the loss is gone, as NaN or beyond all bounds, within a few steps. With clipping "
         "it falls by orders of magnitude. Clipping does not mend the net: it only keeps steps small."
     )
+    explains: ClassVar = {"clipping_always_active": "loss"}
     quick: ClassVar = {"seeds": 6}
 
     length: int = 40

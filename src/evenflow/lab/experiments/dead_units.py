@@ -67,6 +67,7 @@ class DeadUnits(Experiment):
         "the features and pulls the units below everything that they will ever see. With centred inputs "
         "only some die, and only at step sizes that just cancel their weights."
     )
+    explains: ClassVar = {"dead_units": "dead", "dead_relu": "dead"}
     quick: ClassVar = {"seeds": 16}
 
     steps: tuple[float, ...] = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)

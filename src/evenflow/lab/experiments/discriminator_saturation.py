@@ -70,6 +70,7 @@ class DiscriminatorSaturation(Experiment):
         "left comes from the few points that could pass for real. With the non-saturating loss "
         "√E (1 − σ(d))², which goes to 1; with hinge and Wasserstein always 1."
     )
+    explains: ClassVar = {"discriminator_saturation": "slope"}
     quick: ClassVar = {"seeds": 6}
 
     distances: tuple[float, ...] = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0)

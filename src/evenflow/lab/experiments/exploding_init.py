@@ -41,6 +41,7 @@ class ExplodingInit(Experiment):
         "With ReLU by √(σ_w²/2) per layer: kept at σ_w² = 2, doubled per layer at σ_w² = 8. With tanh by "
         "√χ₁, less than the weights suggest, because larger signals saturate more units."
     )
+    explains: ClassVar = {"exploding_gradient": "gradient", "init_too_large": "gradient"}
     quick: ClassVar = {"seeds": 6}
 
     depth: int = 20

@@ -63,6 +63,7 @@ class GradientUnderflow(Experiment):
         "The share of a Gaussian below 2⁻²⁵. It goes from nothing to nearly everything within two decades "
         "of the gradient's size. A loss scale S saves log10 S decades: it shifts where the gradient is lost."
     )
+    explains: ClassVar = {"precision_underflow": "lost", "loss_scale_thrashing": "lost"}
     quick: ClassVar = {"seeds": 5}
 
     depth: int = 40

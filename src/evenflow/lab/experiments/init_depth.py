@@ -90,6 +90,7 @@ class InitDepth(Experiment):
         "and with PyTorch's default; tanh nearly keeps it with Glorot's, and explodes with the gain of 5/3 "
         "that is often recommended."
     )
+    explains: ClassVar = {"init_too_small": "relu", "uneven_gradient": "tanh"}
     quick: ClassVar = {"seeds": 8}
 
     relu_depth: int = 20

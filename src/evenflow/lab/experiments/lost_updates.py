@@ -61,6 +61,7 @@ class LostUpdates(Experiment):
         "half at 10⁻⁴ and 94 % at 10⁻⁵: there training stops, however right the gradient is. float16 gets "
         "there at an eighth of the rate, and float32 never."
     )
+    explains: ClassVar = {"update_lost_to_rounding": "still"}
     quick: ClassVar = {"seeds": 4}
 
     rates: tuple[float, ...] = (1e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3)

@@ -48,6 +48,7 @@ class Normalisation(Experiment):
         "for it and keep the gradient. BatchNorm overdoes it: gradients explode by 1.467 per layer in the "
         "mean square."
     )
+    explains: ClassVar = {"normalization_explosion": "gradient", "missing_normalization": "gradient"}
     quick: ClassVar = {"seeds": 12, "batch": 128}
 
     layers: int = 49

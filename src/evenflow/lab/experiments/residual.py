@@ -66,6 +66,7 @@ class Residual(Experiment):
         "branches by 1/√L bounds it, a norm in each branch makes it grow only like √L, and branches that "
         "start at zero (SkipInit, Fixup) leave it exactly as it is."
     )
+    explains: ClassVar = {"depth_without_skip": "depth", "residual_growth": "depth"}
     quick: ClassVar = {"blocks": (10, 100), "seeds": 6}
 
     blocks: tuple[int, ...] = (10, 30, 100, 300, 1000)

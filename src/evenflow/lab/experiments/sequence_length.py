@@ -67,6 +67,12 @@ class SequenceLength(Experiment):
         "of 1 saves a dozen decades; biases spread by the chrono init keep some units open for the whole "
         "sequence."
     )
+    explains: ClassVar = {
+        "vanishing_through_time": "time",
+        "long_recurrence": "time",
+        "exploding_through_time": "time",
+        "recurrent_gain_too_large": "time",
+    }
     quick: ClassVar = {"seeds": 8, "batch": 4}
 
     steps: int = 100

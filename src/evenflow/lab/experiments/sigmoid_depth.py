@@ -46,6 +46,7 @@ class SigmoidDepth(Experiment):
         "lengths the first of 20 layers gets at most ¼¹⁹ = 10⁻¹¹·⁴. Glorot's init comes close to that; "
         "PyTorch's default has weights √3 smaller and loses four decades more."
     )
+    explains: ClassVar = {"vanishing_gradient": "gradient"}
     quick: ClassVar = {"seeds": 8}
 
     depth: int = 20

@@ -67,6 +67,7 @@ class TrainedDiscriminators(Experiment):
         "with a gradient that falls like one over the number of steps. Hinge stops at its margin. WGAN-GP "
         "holds the slope near 1, in fact at 1 + W/(2λ)."
     )
+    explains: ClassVar = {"generator_starvation": "gradient"}
     quick: ClassVar = {"steps": 1000, "seeds": 4}
 
     distance: float = 4.0

@@ -68,6 +68,7 @@ class TransformerDepth(Experiment):
         "first steps: hence the warm-up. With the norm before the branch (pre-LN) it falls like 1/√L, with "
         "DeepNorm as well."
     )
+    explains: ClassVar = {"post_ln_depth": "last"}
     quick: ClassVar = {"depths": (2, 6, 18), "width": 64, "seeds": 12}
 
     depths: tuple[int, ...] = (2, 6, 12, 24, 48)
