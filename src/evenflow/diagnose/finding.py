@@ -202,17 +202,21 @@ class Diagnosis:
 
         Refuted ones come last. Among the others a cause that may have brought another about
         comes before it (:mod:`evenflow.diagnose.causality`); then the higher confidence, then the
-        worse and earlier finding. ``unknown`` is no cause. That a cause is confirmed puts it first
-        within its finding only: between findings it would tell more of what can be tested than of
-        what is so.
+        worse and earlier finding. ``unknown`` is no cause. A confirmed cause leads its finding, and
+        counts as much as the best of it; it is not put before causes of other findings, for that
+        would tell more of what can be tested than of what is so.
         """
-        best: dict[CauseName, Cause] = {}
-        for cause in (cause for finding in self.alarms for cause in finding.causes):
-            known = best.setdefault(cause.name, cause)
-            if _credibility(cause) > _credibility(known):
-                best[cause.name] = cause
-        named = [cause for cause in best.values() if cause.name is not CauseName.UNKNOWN]
-        return _upstream_first(sorted(named, key=_credibility, reverse=True))
+        best: dict[CauseName, tuple[tuple[bool, float], Cause]] = {}
+        for finding in self.alarms:
+            lead = max((one.confidence for one in finding.causes if one.confirmed is not False), default=0.0)
+            for cause in ranked(finding.causes):
+                credit = cause.confirmed is not False, lead if cause.confirmed else cause.confidence
+                if cause.name is not CauseName.UNKNOWN and (
+                    cause.name not in best or credit > best[cause.name][0]
+                ):
+                    best[cause.name] = credit, cause
+        credible = sorted(best.values(), key=lambda entry: entry[0], reverse=True)
+        return _upstream_first([cause for _, cause in credible])
 
 
 def ranked(causes: Iterable[Cause]) -> tuple[Cause, ...]:
@@ -225,10 +229,6 @@ def ranked(causes: Iterable[Cause]) -> tuple[Cause, ...]:
     return _upstream_first(
         sorted(causes, key=lambda cause: (verdicts[cause.confirmed], cause.confidence), reverse=True)
     )
-
-
-def _credibility(cause: Cause) -> tuple[bool, float]:
-    return cause.confirmed is not False, cause.confidence
 
 
 def _upstream_first(credible: list[Cause]) -> tuple[Cause, ...]:
