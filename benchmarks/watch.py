@@ -19,10 +19,10 @@ else it would take their time for training and spend a share of that too.
 ``--clock cpu`` counts processor time, of all threads, in place of wall-clock time:
 for machines that others use at the same time.
 
-The floor is what "everything" has to read and write, and the time of doing just that
-with memory that is not in the cache: outputs and their gradients once, weights,
-gradients before and after clipping, old and new weights for the update, the
-optimizer's second moments, and a copy of the weights to be written.
+The floor is what "everything" has to read and write, and the time that PyTorch takes for
+just that. While they are in the cache: outputs, their gradients and those of parameters
+as they are made, once. From memory: weights, gradients after clipping and second
+moments once, and for the update old and new weights, of which a copy is brought up to date.
 
 ``--compiled``: the models are compiled with ``torch.compile(fullgraph=True)``. A tool that
 breaks the graph is told by name.
@@ -44,6 +44,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,8 @@ from benchmarks.measure import Case, gpt2, mlp, resnet
 NETS: dict[str, Callable[[], Case]] = {"mlp": mlp, "resnet": resnet, "gpt2": gpt2}
 Step = Callable[[], Tensor]
 _WARM_UP = 3
-_WEIGHT_READS = 5
-"""Besides that for the copy: gradient before and after clipping, old and new weight, second moment."""
+_COLD_READS = 3
+"""Of each parameter, from memory: weight, gradient after clipping, second moment."""
 
 
 def training(case: Case) -> tuple[nn.Module, torch.optim.Optimizer, Step]:
@@ -181,27 +182,33 @@ def with_nothing(stack: ExitStack, model: nn.Module, optimizer: torch.optim.Opti
     return step
 
 
-def floor(run: Watch) -> tuple[float, float]:
+def floor(run: Watch, clock: Callable[[], float]) -> tuple[float, float]:
     """What one fully sampled step reads and writes, in MB, and the seconds of just that."""
     flow = run.run.flow()
-    outputs = [
-        row.stats.count
-        for role in (Role.ACTIVATION, Role.ACTIVATION_GRADIENT)
-        for row in flow.select(role)
-        if row.stats is not None
-    ]
-    weights = [row.stats.count for row in flow.select(Role.PARAMETER) if row.stats is not None]
-    read_once = [torch.ones(size) for size in outputs + _WEIGHT_READS * weights]
+    sizes = {
+        role: [row.stats.count for row in flow.select(role) if row.stats is not None]
+        for role in (Role.ACTIVATION, Role.ACTIVATION_GRADIENT, Role.PARAMETER)
+    }
+    weights = sizes[Role.PARAMETER]
+    made = [torch.ones(size) for role in sizes.values() for size in role]
+    cold = [torch.ones(size) for size in _COLD_READS * weights]
     copies = [(torch.ones(size), torch.ones(size)) for size in weights]
 
-    def read() -> None:
-        for tensor in read_once:
+    def read_cold() -> None:
+        for tensor in cold:
             torch.dot(tensor, tensor)
         for old, new in copies:
             old.copy_(new)
 
-    entries = sum(tensor.numel() for tensor in read_once) + 2 * sum(weights)
-    return 4e-6 * entries, min(seconds(read) for _ in range(5))
+    def once() -> float:
+        spent = seconds(read_cold, clock)
+        for tensor in made:
+            tensor.fill_(1.0)
+            spent += seconds(partial(torch.dot, tensor, tensor), clock)
+        return spent
+
+    entries = sum(tensor.numel() for tensor in made + cold) + 3 * sum(weights)
+    return 4e-6 * entries, min(once() for _ in range(5))
 
 
 class Clock:
@@ -305,7 +312,7 @@ def compare(name: str, rounds: int, *, compiled: bool, read: Callable[[], float]
         if "evenflow, everything" in steps:
             everything: Watch = steps["evenflow, everything"].run  # type: ignore[attr-defined]
             everything.close()
-            megabytes, spent = floor(everything)
+            megabytes, spent = floor(everything, read)
             share = spent / statistics.median(bare)
             print(f"  floor: {megabytes:.0f} MB in {spent * 1e3:.1f} ms, {1 + share:.3f}")
 

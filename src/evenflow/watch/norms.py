@@ -52,9 +52,6 @@ def norms(tensors: Sequence[Tensor]) -> Tensor:
 
 def sums(tensors: Sequence[Tensor]) -> Tensor:
     """Sums over the entries of tensors without negative ones [tensors]."""
-    rows = _rows(tensors)
-    if rows is not None:
-        return torch.from_numpy(rows[:, 1])
     device = tensors[0].device
     if any(tensor.device != device for tensor in tensors):
         return torch.stack([tensor.sum().cpu() for tensor in tensors])
