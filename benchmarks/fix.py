@@ -327,4 +327,6 @@ def _median(values: list[Any]) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    from benchmarks import fix  # by its name other processes can import it
+
+    fix.main()
