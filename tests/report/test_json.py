@@ -50,7 +50,9 @@ STATISTICS = dict.fromkeys(
         "half_width",
     )
 ) | {"underflow": dict.fromkeys(("float16", "bfloat16", "float32"))}
-LINK = dict.fromkeys(("place", "path", "ops", "log10_norm_in", "log10_norm_out", "log10_gain", "source"))
+LINK = dict.fromkeys(
+    ("place", "path", "ops", "log10_norm_in", "log10_norm_out", "log10_gain", "source", "passed")
+)
 
 
 def test_the_shape_is_frozen() -> None:
@@ -78,7 +80,7 @@ def test_the_shape_is_frozen() -> None:
         "title": None,
         "healthy": None,
         "findings": [
-            dict.fromkeys(("code", "symptom", "severity", "site", "message", "source"))
+            dict.fromkeys(("code", "symptom", "severity", "site", "message", "source", "passed"))
             | {
                 "causes": [dict.fromkeys(("name", "confidence", "evidence", "confirmed", "trial"))],
                 "evidence": [dict.fromkeys(("text", "value", "threshold"))],

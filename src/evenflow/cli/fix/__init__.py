@@ -33,7 +33,7 @@ class _FixCommand(TaughtCommand):
 @click.command(
     "fix",
     cls=_FixCommand,
-    short_help="Find the smallest change that makes a program or a script train, and prove it.",
+    short_help="Find the smallest change that helps, and prove it.",
     examples=[
         ("evenflow fix train.py --epochs 3", "A script as it is; each trial runs its first 100 steps."),
         (
