@@ -80,9 +80,9 @@ def test_the_shape_is_frozen() -> None:
         "title": None,
         "healthy": None,
         "findings": [
-            dict.fromkeys(("code", "symptom", "severity", "site", "message", "source", "passed"))
+            dict.fromkeys(("code", "symptom", "severity", "site", "message", "source"))
             | {
-                "causes": [dict.fromkeys(("name", "confidence", "evidence", "confirmed", "trial"))],
+                "causes": [dict.fromkeys(("name", "confidence", "evidence", "confirmed", "trial", "passed"))],
                 "evidence": [dict.fromkeys(("text", "value", "threshold"))],
                 "remedies": [None],
             }
