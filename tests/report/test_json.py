@@ -78,9 +78,9 @@ def test_the_shape_is_frozen() -> None:
         "title": None,
         "healthy": None,
         "findings": [
-            dict.fromkeys(("code", "symptom", "severity", "site", "message", "source"))
+            dict.fromkeys(("code", "symptom", "severity", "site", "message", "source", "passed"))
             | {
-                "causes": [dict.fromkeys(("name", "confidence", "evidence", "confirmed", "trial", "passed"))],
+                "causes": [dict.fromkeys(("name", "confidence", "evidence", "confirmed", "trial"))],
                 "evidence": [dict.fromkeys(("text", "value", "threshold"))],
                 "remedies": [None],
             }

@@ -8,8 +8,8 @@ changed or removed. A number that JSON cannot hold is the string ``"NaN"``,
     evenflow        version that wrote it
     title           what was checked
     healthy         no finding of severity warning or error
-    findings        [{code, symptom, severity, site, message, source,
-                      causes   [{name, confidence, confirmed, evidence, passed,
+    findings        [{code, symptom, severity, site, message, source, passed,
+                      causes   [{name, confidence, confirmed, evidence,
                                  trial: null or {verdict, outcome, before, after}}],
                       evidence [{text, value, threshold}],
                       remedies [text]}], worst first
