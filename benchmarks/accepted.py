@@ -7,10 +7,13 @@ fixes all are listed; the best of them is the one to reach.
 
 from __future__ import annotations
 
+from typing import Any
+
 from evenflow import Program
 from evenflow.surgery import (
     ClipGradient,
     DepthScaled,
+    Edit,
     InitRecurrent,
     InsertNorm,
     InsertSkip,
@@ -45,7 +48,7 @@ _SELU = (SwapActivation(to="selu"), Reinitialise("lecun"))
 _INPUT = "inputs are standardised"
 _TARGET = "targets are standardised"
 
-_PUBLISHED: dict[str, tuple[tuple[object, ...], ...]] = {
+_PUBLISHED: dict[str, tuple[tuple[Edit | str, ...], ...]] = {
     "at-motiv-dyingrelu-34x128": (_SELU, (_NORM,), (_HE,), (SwapActivation(to="leaky_relu"),)),
     "at-motiv-osc-20x128": ((SetOptimizer("adam", lr=1e-3),), (SetLearningRate(factor=0.1),)),
     "at-mnist-lenet-sigmoid8-2af630c4": (_SELU, _RELU, (_NORM,)),
@@ -98,19 +101,19 @@ _PUBLISHED: dict[str, tuple[tuple[object, ...], ...]] = {
 
 def accepted(name: str, program: Program, seed: int) -> list[Patch]:
     """The published fixes of a program, the best known first; none if no edit can say them."""
-    inputs, targets = (None, None)
+    inputs: Any
+    targets: Any
     batch = program.start(seed).first_batch()
-    if isinstance(batch, (tuple, list)) and len(batch) == 2:
-        inputs, targets = batch
+    inputs, targets = batch if isinstance(batch, (tuple, list)) and len(batch) == 2 else (None, None)
     found = []
     for wanted in _PUBLISHED.get(name, ()):
-        edits = [
-            StandardiseInput.of(inputs, 1 if inputs.dim() > 3 else -1)
-            if one is _INPUT
-            else StandardiseTarget.of(targets)
-            if one is _TARGET
-            else one
-            for one in wanted
-        ]
+        edits: list[Edit] = []
+        for one in wanted:
+            if one is _INPUT:
+                edits.append(StandardiseInput.of(inputs, 1 if inputs.dim() > 3 else -1))
+            elif one is _TARGET:
+                edits.append(StandardiseTarget.of(targets))
+            elif not isinstance(one, str):
+                edits.append(one)
         found.append(Patch(edits))
     return found

@@ -65,10 +65,10 @@ def program(act: str, depth: int, width: int, steps: int) -> ef.Program:
 
     def accuracy(model: nn.Module) -> float:
         with torch.no_grad():
-            return (model(fresh).argmax(1) == hidden).double().mean().item()
+            return float((model(fresh).argmax(1) == hidden).double().mean())
 
     return ef.Program(
-        build=lambda seed: DeepNet(inputs=64, width=width, depth=depth, outputs=10, act=act),  # type: ignore[arg-type]
+        build=lambda seed: DeepNet(inputs=64, width=width, depth=depth, outputs=10, act=act),
         optimizer=lambda model: torch.optim.Adam(model.parameters(), lr=RATE, fused=True),
         batches=batches,
         loss=lambda model, batch: F.cross_entropy(model(batch[0]), batch[1]),

@@ -36,7 +36,8 @@ class _Levels:
 
     def _course(self, job: tuple[Patch | None, int, int]) -> Course:
         patch, seed, steps = job
-        level = LEVELS[None if patch is None else patch.edits[0].factor]
+        edit = None if patch is None else patch.edits[0]
+        level = LEVELS[edit.factor if isinstance(edit, SetLearningRate) else None]
         shaken = level + self.noise * (1 if seed % 3 == 0 else -0.4) * (patch is None)
         return Course((shaken,) * steps, None, 0.0)
 
