@@ -12,6 +12,8 @@ import struct
 import subprocess
 import sys
 import termios
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,21 @@ def _environment() -> dict[str, str]:
     source = str(Path(__file__).parents[2] / "src")
     path = os.pathsep.join(filter(None, (source, os.environ.get("PYTHONPATH"))))
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+
+
+@contextmanager
+def endless(folder: Path, **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """A training that only Ctrl-C ends: heard also where tests run deaf to it, and never left behind."""
+    command = [sys.executable, *RUN, "--path", "run", str(SCRIPTS / "endless.py")]
+    own = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a child inherits only that one is ignored
+    with subprocess.Popen(command, cwd=folder, text=True, **options) as process:
+        signal.signal(signal.SIGINT, own)
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def same_bits(first: Any, second: Any) -> bool:
@@ -168,10 +185,8 @@ def test_an_exception_looks_as_it_does_under_python_and_the_flight_says_why(tmp_
 
 
 def test_ctrl_c_ends_it_as_it_ends_python(tmp_path: Path) -> None:
-    command = [sys.executable, *RUN, "--path", "run", str(SCRIPTS / "endless.py")]
-    with subprocess.Popen(
-        command, cwd=tmp_path, env=_environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
+    pipe = subprocess.PIPE
+    with endless(tmp_path, env=_environment(), stdout=pipe, stderr=pipe) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "running\n"
         process.send_signal(signal.SIGINT)
@@ -295,10 +310,8 @@ def test_the_panel_gives_the_terminal_back(tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     rows, columns = 24, 80
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-    command = [sys.executable, *RUN, "--path", "run", str(SCRIPTS / "endless.py")]
-    with subprocess.Popen(
-        command, cwd=tmp_path, env={**_environment(), "TERM": "xterm-256color"}, stdout=theirs, stderr=theirs
-    ) as process:
+    terminal = {**_environment(), "TERM": "xterm-256color"}
+    with endless(tmp_path, env=terminal, stdout=theirs, stderr=theirs) as process:
         os.close(theirs)
         seen = b""
         while b"gradient norm by layer" not in seen:
@@ -309,6 +322,7 @@ def test_the_panel_gives_the_terminal_back(tmp_path: Path) -> None:
                 seen += chunk
         except OSError:  # the other end is closed
             pass
+        process.wait(timeout=120)
     os.close(ours)
     text = seen.decode(errors="replace")
     assert f"\x1b[1;{rows // 2}r" in text
