@@ -86,10 +86,11 @@ class Browser:
         return [entry["message"] for entry in entries if entry["level"] in ("WARNING", "SEVERE")]
 
     def requests(self) -> list[str]:
-        """The addresses that were asked for since the last time."""
+        """The addresses that were asked for since the last time; those of the browser's own pages are left out."""
         events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
         asked = [event["params"] for event in events if event["method"] == "Network.requestWillBeSent"]
-        return [event["request"]["url"] for event in asked]
+        addresses = [event["request"]["url"] for event in asked]
+        return [address for address in addresses if not address.startswith("chrome://")]
 
     def quit(self) -> None:
         self.driver.quit()
