@@ -86,7 +86,7 @@ class Browser:
         return [entry["message"] for entry in entries if entry["level"] in ("WARNING", "SEVERE")]
 
     def requests(self) -> list[str]:
-        """The addresses that were asked for since the last time; those of the browser's own pages are left out."""
+        """The addresses that pages (not the browser itself) asked for since the last time."""
         events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
         asked = [event["params"] for event in events if event["method"] == "Network.requestWillBeSent"]
         addresses = [event["request"]["url"] for event in asked]
