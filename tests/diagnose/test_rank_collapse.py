@@ -85,6 +85,11 @@ def test_the_text_of_a_finding() -> None:
     assert finding.causes[0].evidence.endswith("add the same to all samples: 8.0 of 9.0 decades.")
 
 
+def test_what_other_steps_bring_back_is_said() -> None:
+    (finding,) = diagnose(with_spread(1.0, 1e-9, 1e-8, 0.9e-9, 1e-9), select=RULE).findings
+    assert finding.causes[0].evidence.endswith(": 10.0 decades, of which other steps bring 1.0 back.")
+
+
 def test_a_flow_without_the_column_cannot_be_judged() -> None:
     diagnosis = diagnose(chain([Op("addmm"), Op("addmm")]), select=RULE)
     assert diagnosis.skipped[0].reason == "the Flow does not say how much samples differ"

@@ -176,7 +176,7 @@ def _causes(graph: OpGraph, way: Way) -> tuple[Cause, ...]:
         amounts[name] = amounts.get(name, 0.0) + lost
         texts.setdefault(name, text)
     total = sum(amounts.values())
-    told = {name: f"{texts[name]}: {amounts[name]:.1f} of {total:.1f} decades." for name in amounts}
+    told = {name: f"{texts[name]}: {_part(amount, total)}." for name, amount in amounts.items()}
     found = shares(amounts, told)
     depth = share_of_depth(way, total)
     if depth and found and all(cause.name is not CauseName.DEPTH_WITHOUT_SKIP for cause in found):
@@ -184,3 +184,10 @@ def _causes(graph: OpGraph, way: Way) -> tuple[Cause, ...]:
         found = (*scaled, Cause(CauseName.DEPTH_WITHOUT_SKIP, depth, in_a_row(way)))
     unknown = Cause(CauseName.UNKNOWN, 1.0, f"It is lost within {count(way.layers, 'layer')}.")
     return tuple(sorted(found, key=lambda cause: -cause.confidence)) or (unknown,)
+
+
+def _part(lost: float, total: float) -> str:
+    """What one kind of step loses, beside what all of them lose together: less, where others bring some back."""
+    if lost > total:
+        return f"{lost:.1f} decades, of which other steps bring {lost - total:.1f} back"
+    return f"{lost:.1f} of {total:.1f} decades"
