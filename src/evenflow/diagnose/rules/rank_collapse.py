@@ -187,7 +187,7 @@ def _causes(graph: OpGraph, way: Way) -> tuple[Cause, ...]:
 
 
 def _part(lost: float, total: float) -> str:
-    """What one kind of step loses, beside what all of them lose together: less, where others bring some back."""
+    """What one kind of step loses, beside what all lose together; others may bring some back."""
     if lost > total:
         return f"{lost:.1f} decades, of which other steps bring {lost - total:.1f} back"
     return f"{lost:.1f} of {total:.1f} decades"
