@@ -37,11 +37,10 @@ import argparse
 import contextlib
 import json
 import math
-import signal
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -54,6 +53,7 @@ from benchmarks.diagnosis.case import cases
 from benchmarks.diagnosis.controls import controls
 from benchmarks.diagnosis.subject import Subject
 from benchmarks.diagnosis.twins import twins
+from benchmarks.limits import at_most
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -134,22 +134,6 @@ class Repair:
         return metric is not None and metric >= self.reference - POINTS
 
 
-@contextlib.contextmanager
-def at_most(seconds: float) -> Iterator[None]:
-    """Raise KeyboardInterrupt, as Ctrl-C does, once the block has taken so much processor time."""
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGPROF, stop)
-    signal.setitimer(signal.ITIMER_PROF, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, before)
-
-
 def repair(subject_name: str, limit: float) -> Repair:
     """Fix one program; train it with the patch, with published fixes and by AutoTrainer's order."""
     torch.set_num_threads(1)
@@ -159,7 +143,7 @@ def repair(subject_name: str, limit: float) -> Repair:
     result = Repair(subject.name, subject.origin, subject.faulty, steps=program.steps)
     began = time.process_time()
     try:
-        with at_most(limit):
+        with at_most(limit, KeyboardInterrupt):
             outcome = ef.fix(program)
     except KeyboardInterrupt:
         result.interrupted, result.error = True, f"its check took more than {limit:.0f} s"
@@ -219,7 +203,7 @@ def _patched(patch: Patch, program: ef.Program, whole: Callable[[ef.Program], fl
 
 def _whole(program: ef.Program, seed: int, limit: float) -> Course | None:
     try:
-        with at_most(limit):
+        with at_most(limit, KeyboardInterrupt):
             return train(program, program.steps, seed)
     except (Exception, KeyboardInterrupt):
         return None

@@ -13,9 +13,7 @@ Every class ends in one of six ways, each counted and named:
 
 from __future__ import annotations
 
-import contextlib
 import re
-import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from benchmarks.limits import at_most
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 
@@ -160,22 +159,6 @@ class Subject:
         return model
 
 
-@contextlib.contextmanager
-def limited(seconds: float) -> Iterator[None]:
-    """Raise TooSlowError in the block after so much processor time."""
-
-    def stop(*_: Any) -> None:
-        raise TooSlowError
-
-    before = signal.signal(signal.SIGPROF, stop)
-    signal.setitimer(signal.ITIMER_PROF, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, before)
-
-
 def names() -> Iterator[tuple[str, str]]:
     """Class and modality."""
     groups = {"text": DECODERS + ENCODERS, "both": TWO_STACKS, "vision": VISION, "sound": SOUND}
@@ -232,7 +215,7 @@ def outcome(name: str, modality: str, seconds: float = SECONDS) -> Outcome:
         return Outcome(name, "no model", _line(error))
     start = time.process_time()
     try:
-        with limited(seconds):
+        with at_most(seconds, TooSlowError):
             flow = predict(given.build, given.inputs)
     except TooSlowError:
         return Outcome(name, "too slow", f"more than {seconds:.0f} s", seconds=seconds)
@@ -254,7 +237,7 @@ def outcome(name: str, modality: str, seconds: float = SECONDS) -> Outcome:
 def _refusal(given: Subject, seconds: float) -> str:
     """Why the real model does not run either; empty if it does."""
     try:
-        with limited(seconds), torch.no_grad():
+        with at_most(seconds, TooSlowError), torch.no_grad():
             given.build()(**given.inputs)
     except TooSlowError:
         return f"the real model takes more than {seconds:.0f} s"

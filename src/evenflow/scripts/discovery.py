@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 def moved(optimizers: Iterable[torch.optim.Optimizer]) -> set[int]:
@@ -96,10 +96,3 @@ def _unique(names: Sequence[str]) -> list[str]:
         name if names[:index].count(name) == 0 else f"{name}_{names[:index].count(name) + 1}"
         for index, name in enumerate(names)
     ]
-
-
-def scalar(value: Any) -> Tensor | None:
-    """The loss among what ``backward`` was called with; None if there is none."""
-    if isinstance(value, (tuple, list)) and len(value) == 1:
-        value = value[0]
-    return value if isinstance(value, Tensor) and value.numel() == 1 else None

@@ -54,7 +54,6 @@ class Meeting:
         self._made: set[int] = set()
         self._turns: set[int] = set()
         self._known: set[int] = set()
-        self._unscaled: tuple[weakref.ref[Tensor], Tensor] | None = None
         self._inside = 0
         self._over = False
 
@@ -123,6 +122,8 @@ class Meeting:
         from torch import nn
         from torch.optim.optimizer import register_optimizer_step_post_hook
 
+        from evenflow.scripts.losses import follow_losses
+
         called = nn.Module.__call__
 
         @wraps(called)
@@ -132,23 +133,8 @@ class Meeting:
                 self._meet(module, args, kwargs)
             return called(module, *args, **kwargs)
 
-        backward, scale = torch.autograd.backward, torch.amp.GradScaler.scale
-
-        @wraps(backward)
-        def noticed(*args: Any, **kwargs: Any) -> None:
-            self._differentiated(args[0] if args else kwargs.get("tensors"))
-            backward(*args, **kwargs)
-
-        @wraps(scale)
-        def scaled(scaler: Any, outputs: Any) -> Any:
-            result = scale(scaler, outputs)
-            if isinstance(outputs, torch.Tensor) and isinstance(result, torch.Tensor):
-                self._unscaled = weakref.ref(result), outputs.detach()
-            return result
-
         nn.Module.__call__ = first  # type: ignore[method-assign]
-        torch.autograd.backward = noticed
-        torch.amp.GradScaler.scale = scaled  # type: ignore[method-assign, assignment]
+        follow_losses(self._differentiated)
         register_optimizer_step_post_hook(lambda optimizer, args, kwargs: self._stepped(optimizer))
 
     # ----------------------------------------------------------------------- models
@@ -185,15 +171,9 @@ class Meeting:
 
     # ------------------------------------------------------------------ what happens
 
-    def _differentiated(self, tensors: Any) -> None:
-        from evenflow.scripts import discovery
-
-        loss = discovery.scalar(tensors)
-        if loss is None or not self._known:
-            return
-        if self._unscaled is not None and self._unscaled[0]() is loss:
-            loss = self._unscaled[1]
-        self._listener.lost(loss)
+    def _differentiated(self, loss: Tensor) -> None:
+        if self._known:
+            self._listener.lost(loss)
 
     def _stepped(self, optimizer: torch.optim.Optimizer) -> None:
         if id(optimizer) not in self._known:

@@ -70,7 +70,6 @@ class Session:
         self._waiting = False
         self._names: dict[int, str] = {}
         self._losses: list[Tensor] = []
-        self._unscaled: tuple[weakref.ref[Tensor], Tensor] | None = None
         self._stepping: tuple[torch.optim.Optimizer, Any, Any] | None = None
         self._undo: list[Callable[[], None]] = []
         self._entry: Any = None
@@ -179,43 +178,22 @@ class Session:
     # --- losses ---------------------------------------------------------------
 
     def _follow_losses(self) -> None:
-        import torch
         from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-        backward, scale = torch.autograd.backward, torch.amp.GradScaler.scale
+        from evenflow.scripts.losses import follow_losses
 
-        @wraps(backward)
-        def noticed(*args: Any, **kwargs: Any) -> None:
-            self._guarded(self._differentiated, args[0] if args else kwargs.get("tensors"))
-            backward(*args, **kwargs)
-
-        @wraps(scale)
-        def scaled(scaler: Any, outputs: Any) -> Any:
-            result = scale(scaler, outputs)
-            if isinstance(outputs, torch.Tensor) and isinstance(result, torch.Tensor):
-                self._unscaled = weakref.ref(result), outputs.detach()
-            return result
-
-        torch.autograd.backward = noticed
-        torch.amp.GradScaler.scale = scaled  # type: ignore[method-assign, assignment]
         handles = [
             register_optimizer_step_pre_hook(lambda *step: self._guarded(self._steps, *step)),
             register_optimizer_step_post_hook(lambda *step: self._guarded(self._stepped)),
         ]
         self._undo += [
-            lambda: setattr(torch.autograd, "backward", backward),
-            lambda: setattr(torch.amp.GradScaler, "scale", scale),
+            follow_losses(lambda loss: self._guarded(self._differentiated, loss)),
             *(handle.remove for handle in handles),
         ]
 
-    def _differentiated(self, tensors: Any) -> None:
-        from evenflow.scripts import discovery
-
-        loss = discovery.scalar(tensors)
-        if loss is None or not self.watches:
+    def _differentiated(self, loss: Tensor) -> None:
+        if not self.watches:
             return
-        if self._unscaled is not None and self._unscaled[0]() is loss:
-            loss = self._unscaled[1]
         if len(self._names) == 1:
             self._log("", loss.detach())
         elif self._stepping is not None:
