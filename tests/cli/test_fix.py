@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 
 import evenflow as ef
 from evenflow.cli import main
+from evenflow.errors import EvenflowError
 
 
 def _fix(*arguments: object) -> Result:
@@ -35,6 +37,44 @@ def test_a_healthy_program_is_left_alone() -> None:
     result = _fix("tests.fix.programs:healthy")
     assert result.exit_code == 0, result.output
     assert "Nothing to fix." in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--ignore", "skip,nonsense", "tests.fix.programs:sigmoid"], "no remedy nonsense"),
+        (["--ignore", "nonsense", __file__], "no remedy nonsense"),
+        (["--insist", __file__], "--insist is for an evenflow.Program"),
+    ],
+)
+def test_a_choice_that_cannot_be_is_told(arguments: list[str], message: str) -> None:
+    result = _fix(*arguments)
+    assert result.exit_code == 2
+    assert message in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ([], {"ignore": [], "insist": False}),
+        (
+            ["--insist", "--ignore", "skip,clip", "--ignore", "leak"],
+            {"ignore": ["skip", "clip", "leak"], "insist": True},
+        ),
+    ],
+)
+def test_remedies_and_notes_are_chosen(
+    options: list[str], wanted: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, object] = {}
+
+    def fixed(program: ef.Program, **given: object) -> None:
+        asked.update(given)
+        raise EvenflowError("enough")
+
+    monkeypatch.setattr(import_module("evenflow.fix"), "fix", fixed)
+    assert "enough" in _fix(*options, "tests.fix.programs:sigmoid").output
+    assert {name: asked[name] for name in wanted} == wanted
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,13 +11,20 @@ from torch import Tensor, nn
 import evenflow as ef
 from evenflow.errors import EvenflowError
 from evenflow.fix import Outcome
+from evenflow.fix.candidates import Candidate
 from evenflow.fix.course import Course
-from evenflow.fix.search import Candidate, searched
+from evenflow.fix.search import searched
 from evenflow.parallel import Workers
 from evenflow.surgery import Patch, SetLearningRate
 
 LEVELS = {None: 1.0, 2.0: 0.9, 3.0: 0.8, 4.0: 0.7, 5.0: 0.6, 6.0: 0.5, 7.0: 0.4, 8.0: 2.0}
 """Factor of the learning rate → loss at which a training ends."""
+
+
+def _factor(patch: Patch) -> float | None:
+    edit = patch.edits[0]
+    assert isinstance(edit, SetLearningRate)
+    return edit.factor
 
 
 class _Levels:
@@ -36,8 +45,7 @@ class _Levels:
 
     def _course(self, job: tuple[Patch | None, int, int]) -> Course:
         patch, seed, steps = job
-        edit = None if patch is None else patch.edits[0]
-        level = LEVELS[edit.factor if isinstance(edit, SetLearningRate) else None]
+        level = LEVELS[None if patch is None else _factor(patch)]
         shaken = level + self.noise * (1 if seed % 3 == 0 else -0.4) * (patch is None)
         return Course((shaken,) * steps, None, 0.0)
 
@@ -63,6 +71,36 @@ def test_doubtful_gains_are_tried_from_as_many_seeds_again() -> None:
 
 def test_clear_gains_need_no_more_seeds() -> None:
     assert {len(trial.differences) for trial in _run(noise=0.001).trials} == {3}
+
+
+class _Recipes(_Levels):
+    """As :class:`_Levels`, with recipes made for just this case; what was screened is kept."""
+
+    def __init__(self, *recipes: float) -> None:
+        self.recipes, self.screened, self.noise = recipes, list[float | None](), 0.001
+
+    def candidates(self) -> tuple[list[Candidate], list[str]]:
+        plain, advice = super().candidates()
+        return [replace(one, first=_factor(one.patch) in self.recipes) for one in plain], advice
+
+    def screen(self, patch: Patch) -> None:
+        self.screened.append(_factor(patch))
+
+
+def test_a_recipe_that_works_ends_the_search_before_others_are_measured() -> None:
+    subject = _Recipes(5.0, 6.0)
+    outcome = searched(subject, (0, 1, 2), 40, Workers())  # type: ignore[arg-type]
+    assert subject.screened == [5.0, 6.0]
+    assert [found.remedy for found in outcome.patches] == ["by 6.0", "by 5.0"]
+
+
+def test_where_no_recipe_works_the_others_are_tried() -> None:
+    subject = _Recipes(8.0)
+    outcome = searched(subject, (0, 1, 2), 40, Workers())  # type: ignore[arg-type]
+    assert subject.screened[:2] == [8.0, 2.0]
+    assert outcome.trials[0].remedy == "by 8.0"
+    assert outcome.patches
+    assert "by 8.0" not in {found.remedy for found in outcome.patches}
 
 
 def _program() -> ef.Program:

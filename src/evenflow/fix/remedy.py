@@ -115,6 +115,14 @@ class Remedy(ABC):
         by_symptom = [0.5 * weight for symptom, weight in self.symptoms.items() if symptom in case.symptoms]
         return max([0.0, *by_cause, *by_symptom])
 
+    def first(self, case: Case) -> int:
+        """How many of its patches go before all others, as a recipe made for just this case; mostly none.
+
+        These are compared with the program at once, and the other candidates are
+        measured and raced only if none of them is confirmed.
+        """
+        return 0
+
     def reason(self, case: Case) -> str:
         """Why it is tried."""
         named = {cause for cause in self.causes if cause in case.causes}

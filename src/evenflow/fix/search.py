@@ -1,5 +1,8 @@
 """The search: screen, race, duel, and combinations only where single patches fail.
 
+*Recipes.* What a remedy makes for just this case duels at once; if it is confirmed, the
+search ends there, for in a net of a thousand layers even measuring the others takes minutes.
+
 *Race.* All candidates train for a few steps from one seed; those that break or do
 worse than the program itself go, and so does the worse half of the rest. The
 survivors train for twice as many steps, and so on (successive halving).
@@ -25,9 +28,10 @@ import torch
 
 from evenflow.check import Report, check
 from evenflow.errors import EvenflowError
+from evenflow.fix.candidates import Candidate, left_out, proposed
 from evenflow.fix.course import Course, train
 from evenflow.fix.outcome import Outcome, Refuted, Tried, Verdict
-from evenflow.fix.remedy import Case, remedies
+from evenflow.fix.remedy import Case
 from evenflow.fix.screen import screen
 from evenflow.flow import Flow
 from evenflow.lab.verdict import number
@@ -48,8 +52,6 @@ SAME = 2
 """Patches of one remedy that go on from a round by their score."""
 PROMISING = 2
 """Patches that go on by their promise, whatever their score: what learns late loses short races."""
-CANDIDATES = 24
-"""Patches that race, the most promising ones."""
 DOUBTFUL = 2
 """Patches with a gain that is not beyond doubt, which are tried from more seeds if no other is confirmed. A
 second look makes a chance confirmation somewhat likelier than 2.5 %, at most twice."""
@@ -67,16 +69,6 @@ class Track(Protocol):
 def silently(title: str, items: Iterable[Any], total: int) -> Iterable[Any]:
     """Shows nothing."""
     return items
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A patch to try, where it comes from, and how promising it is."""
-
-    patch: Patch
-    remedy: str
-    reason: str
-    promise: float
 
 
 Job: TypeAlias = tuple[Patch | None, int, int]
@@ -140,12 +132,7 @@ def fix(
         LossError: Its loss is no scalar, or has no gradient.
         EvenflowError: The workers are threads, or ``ignore`` names no remedy.
     """
-    ignore = frozenset(ignore)
-    if unknown := ignore - {remedy.name for remedy in remedies()}:
-        raise EvenflowError(
-            f"There is no remedy {', '.join(sorted(unknown))}. "
-            f"There are: {', '.join(remedy.name for remedy in remedies())}."
-        )
+    ignore = left_out(ignore)
     workers = workers or Workers()
     if workers.backend == "threading" and workers.jobs != 1:
         raise EvenflowError(
@@ -171,26 +158,6 @@ def searched(
     except KeyboardInterrupt:
         return search.outcome(interrupted=True)
     return search.outcome()
-
-
-def proposed(case: Case, ignore: Collection[str] = ()) -> tuple[list[Candidate], list[str]]:
-    """(what remedies but the ignored make of a case, most promising first; what only a person can do)."""
-    found: dict[str, Candidate] = {}
-    advice: list[str] = []
-    for remedy in remedies():
-        promise = 0.0 if remedy.name in ignore else remedy.promise(case)
-        if promise <= 0:
-            continue
-        for rank, patch in enumerate(remedy.patches(case)):
-            if not patch.touches:
-                advice.append(patch.describe())
-                continue
-            one = Candidate(patch, remedy.name, remedy.reason(case), promise * 0.9**rank)
-            known = found.setdefault(patch.to_json(), one)
-            if known.promise < one.promise:
-                found[patch.to_json()] = one
-    best = sorted(found.values(), key=lambda one: (-one.promise, one.patch.size))[:CANDIDATES]
-    return best, advice
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +205,11 @@ class _Search:
     def run(self) -> None:
         """All of it."""
         candidates, self.advice = self.subject.candidates()
-        self._try(self._screened(candidates))
+        recipes = [one for one in candidates if one.first]
+        if recipes:
+            self._duel(self._screened(recipes))
+        if not self._confirmed():
+            self._try(self._screened([one for one in candidates if not one.first]))
         if not self._confirmed():
             self._try(self._screened(self._combined()))
 

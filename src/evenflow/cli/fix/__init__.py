@@ -71,6 +71,13 @@ class _FixCommand(TaughtCommand):
     help="What the script prints in front of the number that counts, more is better; "
     "--metric=-NAME for less.  [default: its loss]",
 )
+@click.option(
+    "--ignore",
+    multiple=True,
+    metavar="REMEDIES",
+    help="Leave these remedies out, such as skip,normalise to keep the architecture.",
+)
+@click.option("--insist", is_flag=True, help="Try remedies though a program's findings are only notes.")
 @click.option("--jobs", type=int, default=1, show_default=True, help="Trials at a time; -1 for one per core.")
 @click.option(
     "--backend",
@@ -97,6 +104,8 @@ def command(
     steps: int | None,
     seeds: int,
     metric: str | None,
+    ignore: tuple[str, ...],
+    insist: bool,
     jobs: int,
     backend: str,
     address: str | None,
@@ -126,6 +135,8 @@ def command(
         ctx.fail(
             f"There is no file '{target}'. For a module write: evenflow fix -m {target.removesuffix('.py')}"
         )
+    if is_script and insist:
+        ctx.fail("--insist is for an evenflow.Program in file.py:name; of a script only alarms are treated.")
     if not is_script and (arguments or go_on or metric):
         what = "arguments" if arguments else "--apply" if go_on else "--metric"
         ctx.fail(
@@ -142,6 +153,7 @@ def command(
 
             drawing_library()
         workers = Workers(jobs, backend, address)
+        ignored = [name for one in ignore for name in one.split(",") if name]
         model: Any = None
         with _tracked() as track:
             if is_script:
@@ -152,6 +164,7 @@ def command(
                     metric,
                     seeds=seeds,
                     steps=steps,
+                    ignore=ignored,
                     workers=workers,
                     track=track,
                 )
@@ -159,7 +172,15 @@ def command(
                 from evenflow.fix import fix
 
                 program = _program(target)
-                outcome = fix(program, seeds=range(seeds), steps=steps, workers=workers, track=track)
+                outcome = fix(
+                    program,
+                    seeds=range(seeds),
+                    steps=steps,
+                    ignore=ignored,
+                    insist=insist,
+                    workers=workers,
+                    track=track,
+                )
                 model = program.start(0).model if outcome.patches else None
         show(outcome, Console(), everything=everything)
         best = outcome.patches[0] if outcome.patches else None
@@ -188,13 +209,16 @@ def _of_script(
     *,
     seeds: int,
     steps: int | None,
+    ignore: Iterable[str],
     workers: Any,
     track: Track,
 ) -> Outcome:
     from evenflow.fix.script import STEPS, Script, fix_script
 
     script = Script(target, arguments, as_module, str(Path.cwd()), metric)
-    return fix_script(script, seeds=range(seeds), steps=steps or STEPS, workers=workers, track=track)
+    return fix_script(
+        script, seeds=range(seeds), steps=steps or STEPS, ignore=ignore, workers=workers, track=track
+    )
 
 
 def _run_with(patch: str, target: str, arguments: tuple[str, ...], as_module: bool) -> int:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import pickle
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
 from evenflow.check import Report
+from evenflow.fix.candidates import Candidate, left_out
 from evenflow.fix.course import Course
 from evenflow.fix.outcome import Outcome
 from evenflow.fix.script.process import Script
 from evenflow.fix.script.scout import Findings
-from evenflow.fix.search import Candidate, Job, Track, searched, silently
+from evenflow.fix.search import Job, Track, searched, silently
 from evenflow.flow import Flow
 from evenflow.parallel import Workers
 from evenflow.surgery import Patch
@@ -33,6 +34,7 @@ class OfScript:
 
     script: Script
     findings: Findings
+    ignore: Collection[str] = ()
 
     @property
     def report(self) -> Report:
@@ -40,8 +42,9 @@ class OfScript:
         return self.findings.report
 
     def candidates(self) -> tuple[list[Candidate], list[str]]:
-        """Those of the scout."""
-        return self.findings.candidates, self.findings.advice
+        """Those of the scout, but of the ignored remedies none."""
+        kept = [one for one in self.findings.candidates if one.remedy not in self.ignore]
+        return kept, self.findings.advice
 
     def screen(self, patch: Patch) -> str | None:
         """What the scout says; combinations are screened by their trials."""
@@ -61,6 +64,7 @@ def fix_script(
     *,
     seeds: Sequence[int] = (0, 1, 2),
     steps: int = STEPS,
+    ignore: Iterable[str] = (),
     workers: Workers | None = None,
     track: Track = silently,
 ) -> Outcome:
@@ -71,12 +75,15 @@ def fix_script(
         seeds: Numbers of the draws: 0 is the script as it seeds itself, with others
             its seeds are shifted (see :mod:`evenflow.scripts.seeds`).
         steps: Length of the longest trial; the first look is twice as long.
+        ignore: Names of remedies to leave out.
         workers: Who runs the trials; each is a process of its own in any case.
         track: Is told how far the search is.
 
     Raises:
         ScriptError: The script fails as it is, or trains nothing.
+        EvenflowError: ``ignore`` names no remedy.
     """
+    ignore = left_out(ignore)
     with tempfile.TemporaryDirectory(prefix="evenflow-scout-") as name:
         folder = Path(name)
         for _ in track("watching the script", [0], 1):
@@ -85,4 +92,4 @@ def fix_script(
         findings: Findings = pickle.loads((folder / "findings.pkl").read_bytes())
     if findings.report.healthy:
         return Outcome(findings.report)
-    return searched(OfScript(script, findings), tuple(seeds), steps, workers or Workers(), track)
+    return searched(OfScript(script, findings, ignore), tuple(seeds), steps, workers or Workers(), track)

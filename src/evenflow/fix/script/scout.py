@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from evenflow.check import Report, judged
 from evenflow.diagnose import diagnose
 from evenflow.errors import EvenflowError
+from evenflow.fix.candidates import Candidate, proposed
 from evenflow.fix.remedy import Case
 from evenflow.fix.screen import screen
 from evenflow.fix.script.stand_in import FirstCall, SeesLoss, kept
-from evenflow.fix.search import Candidate, proposed
 from evenflow.flow import Flow
 from evenflow.measure.first import first_flows
 from evenflow.program import Program, Training

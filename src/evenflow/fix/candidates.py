@@ -1,0 +1,59 @@
+"""What remedies make of a case, before anything is tried."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from evenflow.errors import EvenflowError
+from evenflow.fix.remedy import Case, remedies
+from evenflow.surgery import Patch
+
+CANDIDATES = 24
+"""Patches that race, the most promising ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A patch to try, where it comes from, how promising it is, and whether it goes before all others."""
+
+    patch: Patch
+    remedy: str
+    reason: str
+    promise: float
+    first: bool = False
+
+
+def proposed(case: Case, ignore: Collection[str] = ()) -> tuple[list[Candidate], list[str]]:
+    """(what remedies but the ignored make of a case, most promising first; what only a person can do)."""
+    found: dict[str, Candidate] = {}
+    advice: list[str] = []
+    for remedy in remedies():
+        promise = 0.0 if remedy.name in ignore else remedy.promise(case)
+        if promise <= 0:
+            continue
+        ahead = remedy.first(case)
+        for rank, patch in enumerate(remedy.patches(case)):
+            if not patch.touches:
+                advice.append(patch.describe())
+                continue
+            one = Candidate(patch, remedy.name, remedy.reason(case), promise * 0.9**rank, rank < ahead)
+            known = found.setdefault(patch.to_json(), one)
+            if (known.first, known.promise) < (one.first, one.promise):
+                found[patch.to_json()] = one
+    best = sorted(found.values(), key=lambda one: (not one.first, -one.promise, one.patch.size))
+    return best[:CANDIDATES], advice
+
+
+def left_out(names: Iterable[str]) -> frozenset[str]:
+    """Names of remedies, looked up.
+
+    Raises:
+        EvenflowError: There is no such remedy.
+    """
+    names, known = frozenset(names), [remedy.name for remedy in remedies()]
+    if unknown := names.difference(known):
+        raise EvenflowError(
+            f"There is no remedy {', '.join(sorted(unknown))}. There are: {', '.join(known)}."
+        )
+    return names
