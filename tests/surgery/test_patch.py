@@ -92,7 +92,7 @@ def test_patches_add_up() -> None:
     assert (both.size, both.seed) == (3, 3)
     assert both.touches == {"model", "optimizer"}
     assert both.describe() == (
-        "activations at '*' become relu; weights at '*' are drawn by he; gradients are clipped by norm at 1"
+        "activations become relu; weights are drawn by he; gradients are clipped by norm at 1"
     )
     assert both.applicability is Applicability.UNSAFE
     assert Patch([LossScale(), Advice("rest")]).applicability is Applicability.SAFE

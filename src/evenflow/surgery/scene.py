@@ -28,6 +28,11 @@ Where: TypeAlias = str | tuple[str, ...]
 """A glob over module paths, or several."""
 
 
+def at(where: Where, word: str = "at") -> str:
+    """Where an edit is done, as the end of a text: `` at 'head'``; nothing if it is done everywhere."""
+    return "" if where == "*" else f" {word} {where!r}"
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Place:

@@ -13,7 +13,7 @@ from evenflow.surgery.activations import Used
 from evenflow.surgery.edit import Edit, check_choice
 from evenflow.surgery.errors import PatchError
 from evenflow.surgery.pieces.calls import swap_calls
-from evenflow.surgery.scene import Scene, Where, is_exact, listing, matches
+from evenflow.surgery.scene import Scene, Where, at, is_exact, listing, matches
 from evenflow.surgery.script import Call, Set, Step, call, step
 
 
@@ -52,7 +52,7 @@ class SwapActivation(Edit):
     def describe(self) -> str:
         """See :class:`Edit`."""
         told = ", ".join(f"{key}={value}" for key, value in self.settings.items())
-        return f"{self.from_ or 'activations'} at {self.where!r} become {self.to}" + (
+        return f"{self.from_ or 'activations'}{at(self.where)} become {self.to}" + (
             f"({told})" if told else ""
         )
 

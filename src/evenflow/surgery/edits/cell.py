@@ -12,7 +12,7 @@ from evenflow.surgery.edit import Edit, check_choice, check_number
 from evenflow.surgery.errors import PatchError
 from evenflow.surgery.pieces.cells import LSTMForRNN
 from evenflow.surgery.pieces.inits import gate_bias_
-from evenflow.surgery.scene import Place, Scene, Where
+from evenflow.surgery.scene import Place, Scene, Where, at
 from evenflow.surgery.script import Step, call, step
 
 
@@ -45,7 +45,7 @@ class ReplaceCell(Edit):
 
     def describe(self) -> str:
         """See :class:`Edit`."""
-        return f"plain recurrent layers at {self.where!r} become {self.to.upper()}s"
+        return f"plain recurrent layers{at(self.where)} become {self.to.upper()}s"
 
     def model_steps(self, scene: Scene) -> Iterator[Step]:
         """See :class:`Edit`."""

@@ -51,7 +51,9 @@ class InsertNorm(Edit):
 
     def describe(self) -> str:
         """See :class:`Edit`."""
-        return f"{self.kind} normalisation {self.position} {self.where!r}"
+        place = "hidden layers" if self.where == "*" else repr(self.where)
+        inside = "in" if self.where == "*" and self.position == "before" else self.position
+        return f"{self.kind} normalisation {inside} {place}"
 
     def model_steps(self, scene: Scene) -> Iterator[Step]:
         """See :class:`Edit`."""

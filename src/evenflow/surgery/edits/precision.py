@@ -16,7 +16,7 @@ from evenflow.surgery.pieces.ambient import ScaledBackward
 from evenflow.surgery.pieces.clipping import Unscale, before_update
 from evenflow.surgery.pieces.losses import autocast_loss, scaled_loss
 from evenflow.surgery.pieces.precision import compute_in
-from evenflow.surgery.scene import Place, Scene, Where, outermost
+from evenflow.surgery.scene import Place, Scene, Where, at, outermost
 from evenflow.surgery.script import Ref, Set, Step, call, step
 
 _TYPES = {name: getattr(torch, name) for name in ("float16", "bfloat16", "float32", "float64")}
@@ -43,7 +43,7 @@ class SetDtype(Edit):
 
     def describe(self) -> str:
         """See :class:`Edit`."""
-        return f"{f'modules at {self.where!r}' if self.where else 'the model'} computes in {self.to}"
+        return f"{f'modules{at(self.where)}' if self.where else 'the model'} computes in {self.to}"
 
     def model_steps(self, scene: Scene) -> Iterator[Step]:
         """See :class:`Edit`."""

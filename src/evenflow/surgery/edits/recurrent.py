@@ -11,7 +11,7 @@ from torch import nn
 from evenflow.surgery.edit import Edit, check_choice, check_number
 from evenflow.surgery.errors import PatchError
 from evenflow.surgery.pieces.inits import by_gates_, chrono_, gate_bias_, identity_
-from evenflow.surgery.scene import Place, Scene, Where
+from evenflow.surgery.scene import Place, Scene, Where, at
 from evenflow.surgery.script import Set, Step, call, step
 
 _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
@@ -69,7 +69,7 @@ class InitRecurrent(Edit):
     def describe(self) -> str:
         """See :class:`Edit`."""
         told = f" for memories of up to {self.longest} steps" if self.longest else f" ({self.value:g})"
-        return f"recurrent layers at {self.where!r} start with {self.scheme.replace('_', ' ')}{told}"
+        return f"recurrent layers{at(self.where)} start with {self.scheme.replace('_', ' ')}{told}"
 
     def model_steps(self, scene: Scene) -> Iterator[Step]:
         """See :class:`Edit`."""

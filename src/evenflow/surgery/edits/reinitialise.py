@@ -16,7 +16,7 @@ from evenflow.surgery.errors import PatchError
 from evenflow.surgery.layers import Weight, has_weight, is_layer, weights
 from evenflow.surgery.pieces.inits import delta_orthogonal_, lsuv_
 from evenflow.surgery.pieces.shaped import Shaped
-from evenflow.surgery.scene import Place, Scene, Where, listing
+from evenflow.surgery.scene import Place, Scene, Where, at, listing
 from evenflow.surgery.script import Call, Ref, Step, call, step
 from evenflow.theory import Activation, get_activation, moments
 
@@ -74,7 +74,7 @@ class Reinitialise(Edit):
         """See :class:`Edit`."""
         told = [f"gain {self.gain:g}"] if self.gain != 1.0 else []
         told += [f"for {self.activation}"] if self.activation else []
-        return f"weights at {self.where!r} are drawn by {self.scheme}" + (
+        return f"weights{at(self.where)} are drawn by {self.scheme}" + (
             f" ({', '.join(told)})" if told else ""
         )
 

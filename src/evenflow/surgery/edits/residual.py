@@ -12,7 +12,7 @@ from evenflow.surgery import layers
 from evenflow.surgery.edit import Edit
 from evenflow.surgery.errors import PatchError
 from evenflow.surgery.pieces.inits import scale_
-from evenflow.surgery.scene import Place, Scene, Where, outermost
+from evenflow.surgery.scene import Place, Scene, Where, at, outermost
 from evenflow.surgery.script import Step, call, step
 
 _LAST = ("out_proj", "linear2", "c_proj", "o_proj", "down_proj", "proj_out", "wo", "fc2", "conv2")
@@ -35,7 +35,7 @@ class DepthScaled(Edit):
 
     def describe(self) -> str:
         """See :class:`Edit`."""
-        return f"last weights of residual branches at {self.where!r} are divided by √branches"
+        return f"last weights of residual branches{at(self.where)} are divided by √branches"
 
     def model_steps(self, scene: Scene) -> Iterator[Step]:
         """See :class:`Edit`."""
@@ -69,7 +69,7 @@ class Fixup(Edit):
 
     def describe(self) -> str:
         """See :class:`Edit`."""
-        return f"residual branches at {self.where!r} start by Fixup"
+        return f"residual branches{at(self.where)} start by Fixup"
 
     def model_steps(self, scene: Scene) -> Iterator[Step]:
         """See :class:`Edit`."""

@@ -9,7 +9,7 @@ from typing import ClassVar, final
 from evenflow.surgery import layers
 from evenflow.surgery.edit import Edit, check_number
 from evenflow.surgery.pieces.inits import scale_
-from evenflow.surgery.scene import Scene, Where
+from evenflow.surgery.scene import Scene, Where, at
 from evenflow.surgery.script import Step, call, step
 
 
@@ -32,7 +32,7 @@ class ScaleWeights(Edit):
 
     def describe(self) -> str:
         """See :class:`Edit`."""
-        return f"weights at {self.where!r} are times {self.factor:.3g}"
+        return f"weights{at(self.where)} are times {self.factor:.3g}"
 
     def model_steps(self, scene: Scene) -> Iterator[Step]:
         """See :class:`Edit`."""

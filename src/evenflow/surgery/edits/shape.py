@@ -14,7 +14,7 @@ from evenflow.surgery.edit import Edit, check_choice
 from evenflow.surgery.edits.activation import put, selected
 from evenflow.surgery.errors import PatchError
 from evenflow.surgery.pieces.shaped import Shaped
-from evenflow.surgery.scene import Scene, Where
+from evenflow.surgery.scene import Scene, Where, at
 from evenflow.surgery.script import Call, Step
 from evenflow.surgery.shaping import Shape, deep_kernel_shape, tailored_shape, tailored_slope
 from evenflow.theory import get_activation
@@ -54,7 +54,7 @@ class ShapeActivation(Edit):
     def describe(self) -> str:
         """See :class:`Edit`."""
         depth = f" for {self.layers} layers" if self.layers else ""
-        return f"{self.from_ or 'activations'} at {self.where!r} are shaped by {self.method.upper()}{depth}"
+        return f"{self.from_ or 'activations'}{at(self.where)} are shaped by {self.method.upper()}{depth}"
 
     def model_steps(self, scene: Scene) -> Iterator[Step]:
         """See :class:`Edit`."""

@@ -12,7 +12,7 @@ from torch import nn
 from evenflow.surgery import activations, layers
 from evenflow.surgery.edit import Edit, check_choice, check_number
 from evenflow.surgery.pieces.residual import Residual
-from evenflow.surgery.scene import Place, Scene, Where, outermost
+from evenflow.surgery.scene import Place, Scene, Where, at, outermost
 from evenflow.surgery.script import Call, Set, Step, step
 
 _STARTS = {"plain": None, "skipinit": 0.0, "rezero": 0.0, "layerscale": 1e-4}
@@ -52,7 +52,7 @@ class InsertSkip(Edit):
 
     def describe(self) -> str:
         """See :class:`Edit`."""
-        return f"{self.kind} skip connections around {self.where!r}"
+        return f"{self.kind} skip connections{at(self.where, 'around')}"
 
     def model_steps(self, scene: Scene) -> Iterator[Step]:
         """See :class:`Edit`."""

@@ -11,7 +11,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from evenflow.surgery import layers
 from evenflow.surgery.edit import Edit
-from evenflow.surgery.scene import Place, Scene, Where
+from evenflow.surgery.scene import Place, Scene, Where, at
 from evenflow.surgery.script import Step, call, step
 
 
@@ -30,7 +30,7 @@ class SpectralNorm(Edit):
 
     def describe(self) -> str:
         """See :class:`Edit`."""
-        return f"weights at {self.where!r} have spectral norm 1"
+        return f"weights{at(self.where)} have spectral norm 1"
 
     def model_steps(self, scene: Scene) -> Iterator[Step]:
         """See :class:`Edit`."""

@@ -14,7 +14,7 @@ from evenflow.surgery.edits.activation import leave_fast_path
 from evenflow.surgery.errors import PatchError
 from evenflow.surgery.layers import rows
 from evenflow.surgery.pieces.transformer import QKNormAttention, Scale
-from evenflow.surgery.scene import Place, Scene, Where
+from evenflow.surgery.scene import Place, Scene, Where, at
 from evenflow.surgery.script import Call, Set, Step, call, step
 from evenflow.theory import deepnorm
 
@@ -82,7 +82,7 @@ class PreNorm(Edit):
 
     def describe(self) -> str:
         """See :class:`Edit`."""
-        return f"post-LN blocks at {self.where!r} become pre-LN"
+        return f"post-LN blocks{at(self.where)} become pre-LN"
 
     def model_steps(self, scene: Scene) -> Iterator[Step]:
         """See :class:`Edit`."""
@@ -141,7 +141,7 @@ class DeepNormScaling(Edit):
 
     def describe(self) -> str:
         """See :class:`Edit`."""
-        return f"DeepNorm scaling of post-LN blocks at {self.where!r}"
+        return f"DeepNorm scaling of post-LN blocks{at(self.where)}"
 
     def model_steps(self, scene: Scene) -> Iterator[Step]:
         """See :class:`Edit`."""
@@ -214,7 +214,7 @@ class QKNorm(Edit):
 
     def describe(self) -> str:
         """See :class:`Edit`."""
-        return f"queries and keys of attention at {self.where!r} are normalised"
+        return f"queries and keys of attention{at(self.where)} are normalised"
 
     def model_steps(self, scene: Scene) -> Iterator[Step]:
         """See :class:`Edit`."""

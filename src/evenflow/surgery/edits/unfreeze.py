@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 from evenflow.surgery.edit import Edit
-from evenflow.surgery.scene import Place, Scene, Where
+from evenflow.surgery.scene import Place, Scene, Where, at
 from evenflow.surgery.script import Step, call, step
 
 
@@ -25,7 +25,7 @@ class Unfreeze(Edit):
 
     def describe(self) -> str:
         """See :class:`Edit`."""
-        return f"frozen parameters at {self.where!r} learn"
+        return f"frozen parameters{at(self.where)} learn"
 
     def model_steps(self, scene: Scene) -> Iterator[Step]:
         """See :class:`Edit`."""
