@@ -150,7 +150,7 @@ def test_the_check_can_fail(originals: list[Path], tmp_path: Path) -> None:
     (path,) = folder.glob("scalars-*")
     part = Part.parse(path.name)
     assert part is not None
-    rows = unseal(None, part, path.read_bytes())
+    rows = unseal(None, part, path.read_bytes()).rows()
     values = pc.add(rows["value"], 1e-12)
     run = Manifest.from_json((folder / "run.json").read_bytes()).id
     forged, altered = seal(run, "scalars", part.first, part.last, rows.set_column(2, rows.schema[2], values))

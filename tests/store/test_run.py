@@ -9,13 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from evenflow.flow import Flow, Role, Row, Run, Site, Stats
+from evenflow.flow.arrow import SCHEMA
 from evenflow.flow.run import StepError
 from evenflow.store import RunWriter, StoreError, StoreWarning, open_run
-from evenflow.store.parts import Part, covering, gaps
+from evenflow.store.parts import Part, covering, gaps, seal, unseal
 from evenflow.store.reader import StoredTables
 from tests.store.runs import fill, flow, loss_of, scalars, write
 
@@ -358,3 +360,24 @@ def test_rows_of_a_wrong_form_are_not_taken(tmp_path: Path) -> None:
     writer.add("flow", flow(0))
     writer.close()
     assert open_run(tmp_path).steps == (0,)
+
+
+def test_of_a_part_with_many_steps_only_those_near_one_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evenflow.store.parts._GROUP_ROWS", 20)
+    whole = pa.concat_tables([flow(step) for step in range(50)])  # 9 rows each: groups cut through steps
+    part, content = seal("run", "flow", 0, 0, whole)
+    sealed = unseal("run", part, content)
+    assert sealed.rows().to_pylist() == whole.to_pylist()
+    assert list(sealed.span) == [0, 49]
+    for step in (0, 2, 3, 49):
+        near = sealed.rows_near(step)
+        assert near.num_rows <= 40
+        assert near.filter(pc.equal(near["step"], step)).to_pylist() == flow(step).to_pylist()
+    assert sealed.rows_near(50).num_rows == 0
+
+
+def test_parts_of_plain_strings_and_one_group_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The form of runs that were stored before words became dictionaries."""
+    table = flow(3).cast(pa.schema([pa.field("step", pa.int64(), nullable=False), *SCHEMA]))
+    part, content = seal("run", "flow", 0, 0, table)
+    assert unseal("run", part, content).rows().to_pylist() == flow(3).to_pylist()

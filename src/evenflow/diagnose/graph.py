@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import final
 
 from evenflow.diagnose import ops
+from evenflow.diagnose.once import once
 from evenflow.diagnose.rule import CannotJudgeError
 from evenflow.flow import LOSS_PATH, Flow, Role, Row
 from evenflow.flow.chain import ROOT, between, immediate_dominators
@@ -25,6 +26,16 @@ _PRODUCTS = frozenset({"mul", "div", "bmm", "matmul"})
 
 _AFFINE = frozenset({"add", "sub", "rsub", "mul", "div", "neg", "expand"})
 """What may lie between an activation and the product that it gates, with a constant as the other operand."""
+
+
+@once
+def op_graph(flow: Flow) -> OpGraph:
+    """The graph of a Flow, one for all who ask.
+
+    Raises:
+        CannotJudgeError: As :class:`OpGraph`.
+    """
+    return OpGraph(flow)
 
 
 @final

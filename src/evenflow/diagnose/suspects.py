@@ -24,7 +24,7 @@ import numpy as np
 
 from evenflow.diagnose import limits
 from evenflow.diagnose.finding import Cause, CauseName
-from evenflow.diagnose.graph import OpGraph
+from evenflow.diagnose.graph import op_graph
 from evenflow.diagnose.history.grid import Floats, Integers
 from evenflow.diagnose.history.history import History
 from evenflow.diagnose.history.loss import LossCurve
@@ -218,7 +218,7 @@ def input_size(history: History) -> float | None:
     if history.first is None:
         return None
     try:
-        graph = OpGraph(history.flow_in_ops(int(history.steps[0])))
+        graph = op_graph(history.flow_in_ops(int(history.steps[0])))
     except CannotJudgeError:
         return None
     first = next((row for row in graph.gradients.values() if graph.is_layer(row) and not row.inputs), None)

@@ -38,6 +38,7 @@ from itertools import pairwise
 
 from evenflow.diagnose import ops
 from evenflow.diagnose.graph import OpGraph
+from evenflow.diagnose.once import once
 from evenflow.flow import LOSS_PATH, Row
 from evenflow.flow.chain import between
 
@@ -162,6 +163,7 @@ def width(row: Row) -> int:
     return max(row.shape[axis], 1)
 
 
+@once
 def ways(graph: OpGraph) -> tuple[Way, ...]:
     """The ways of all entries that lead over at least two layers, still without their steps.
 
@@ -182,7 +184,12 @@ def ways(graph: OpGraph) -> tuple[Way, ...]:
 
 def in_steps(graph: OpGraph, way: Way) -> Way:
     """The same way with its steps filled in."""
-    part = [order for order in graph.route(way.first.order) if order <= way.last.order]
+    return _in_steps(graph, way.first.order, way.last.order)
+
+
+@once
+def _in_steps(graph: OpGraph, first: int, last: int) -> Way:
+    part = [order for order in graph.route(first) if order <= last]
     return _way(graph, part, tuple(_steps(graph, part)))
 
 

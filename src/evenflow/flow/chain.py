@@ -84,12 +84,15 @@ def chain(inputs: Mapping[int, Sequence[int]]) -> tuple[int, ...]:
 
 def between(inputs: Mapping[int, Sequence[int]], first: int, last: int) -> tuple[int, ...]:
     """The ops on any way from ``first`` to ``last``, in forward order, without ``first`` itself."""
-    descends = {first}
-    for op in sorted(op for op in inputs if first < op <= last):
-        if any(source in descends for source in inputs[op]):
-            descends.add(op)
-    ascends = {last}
-    for op in sorted((op for op in descends if op != first), reverse=True):
-        if op in ascends:
-            ascends.update(inputs[op])
-    return tuple(sorted((descends & ascends) - {first}))
+    below: set[int] = set()  # the ops that last depends on, back to first
+    open_ = [last]
+    while open_:
+        op = open_.pop()
+        if op > first and op in inputs and op not in below:
+            below.add(op)
+            open_ += inputs[op]
+    found = {first}
+    for op in sorted(below):
+        if not found.isdisjoint(inputs[op]):
+            found.add(op)
+    return tuple(sorted(found - {first}))

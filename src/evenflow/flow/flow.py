@@ -73,10 +73,7 @@ class Flow:
         Raises:
             ValueError: There is no such role.
         """
-        role = _role(role)
-        return tuple(
-            row for row in self.rows if row.site.role is role and (row.site.time is not None) is time_steps
-        )
+        return self._selections.get((_role(role), time_steps), ())
 
     def stats(self, role: Role | str, level: Literal["op", "module"] = "module") -> dict[str, Stats]:
         """Statistics by place, in forward order; several calls of one module are merged.
@@ -215,6 +212,14 @@ class Flow:
         frame = polars.from_arrow(self.to_arrow())
         assert isinstance(frame, polars.DataFrame)
         return frame
+
+    @cached_property
+    def _selections(self) -> dict[tuple[Role, bool], tuple[Row, ...]]:
+        """Role and whether of single time steps → rows."""
+        found: dict[tuple[Role, bool], list[Row]] = {}
+        for row in self.rows:
+            found.setdefault((row.site.role, row.site.time is not None), []).append(row)
+        return {key: tuple(rows) for key, rows in found.items()}
 
     @cached_property
     def _chain(self) -> tuple[int, ...]:

@@ -148,10 +148,15 @@ class Run:
         Args:
             name: Such as ``second_moment_mean`` or ``clipped_gradient_norm``.
         """
-        import pyarrow.compute as pc
+        from evenflow.flow.columns import to_numpy, where
 
-        table = self._tables.read("parameters")
-        return _series(table.filter(pc.equal(table["name"], name)), "path")
+        table = self._tables.read("parameters").unify_dictionaries().combine_chunks()
+        names = table["name"].combine_chunks()
+        names = names if hasattr(names, "indices") else names.dictionary_encode()
+        known = names.dictionary.to_pylist()
+        if name not in known:
+            return {}
+        return _series(where(table, to_numpy(names.indices) == known.index(name)), "path")
 
     def update_to_weight_ratio(self, step: int = -1) -> dict[str, float]:
         """‖update‖ / ‖weight before it‖ of each parameter at a step; left out where the weight is 0."""
@@ -208,11 +213,13 @@ class _OneFlow:
 
 def _series(table: pa.Table, key: str) -> dict[str, Series]:
     """A long table, cut by ``key`` and sorted by step."""
+    from evenflow.flow.columns import to_numpy
+
     table = table.select(["step", key, "value"]).unify_dictionaries().combine_chunks()
     column = table[key].combine_chunks()
     encoded = column if hasattr(column, "indices") else column.dictionary_encode()
-    steps, values = table["step"].to_numpy(), table["value"].to_numpy()
-    codes = encoded.indices.to_numpy()
+    steps, values = to_numpy(table["step"]), to_numpy(table["value"])
+    codes = to_numpy(encoded.indices)
     found = {}
     for code, name in enumerate(encoded.dictionary.to_pylist()):
         rows = (codes == code).nonzero()[0]

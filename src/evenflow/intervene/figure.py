@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from evenflow.diagnose import Finding, Symptom, diagnose
-from evenflow.diagnose.graph import OpGraph
+from evenflow.diagnose.graph import op_graph
 from evenflow.diagnose.rule import CannotJudgeError
 from evenflow.diagnose.text import number
 from evenflow.diagnose.way import ways
@@ -89,7 +89,7 @@ def compare(finding: Finding, before: Flow, after: Flow) -> Comparison:
 def _by_depth(flow: Flow, sign: int) -> float | None:
     """Decades of the worst way in a direction: of a loss for −1, of a growth for +1; none is 0."""
     try:
-        found = [sign * way.certain for way in ways(OpGraph(flow)) if not math.isnan(way.certain)]
+        found = [sign * way.certain for way in ways(op_graph(flow)) if not math.isnan(way.certain)]
     except CannotJudgeError:
         return None
     return max(found, default=None, key=lambda decades: decades) if found else None

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from evenflow.diagnose import CauseName, ops
-from evenflow.diagnose.graph import OpGraph
+from evenflow.diagnose.graph import OpGraph, op_graph
 from evenflow.diagnose.recurrence import profiles
 from evenflow.diagnose.rule import CannotJudgeError
 from evenflow.diagnose.way import BLOCKS, Way, in_steps, ways
@@ -195,7 +195,7 @@ def _orthogonal(subject: Subject) -> Removal:
 
 def _remembering(subject: Subject) -> Iterator[Removal]:
     """Gates that begin open for as many steps as the sequence has (Tallec & Ollivier 2018)."""
-    graphs = [(flow, OpGraph(flow)) for flow in subject.flows.values()]
+    graphs = [(flow, op_graph(flow)) for flow in subject.flows.values()]
     steps = [profile.steps for flow, graph in graphs for profile in profiles(flow, graph)]
     if not steps:
         raise PatchError("no recurrence can be seen")
@@ -308,7 +308,7 @@ def _ways(subject: Subject) -> Iterator[tuple[OpGraph, Way]]:
 
 def _ways_of(flow: Flow) -> Iterator[tuple[OpGraph, Way]]:
     try:
-        graph = OpGraph(flow)
+        graph = op_graph(flow)
     except CannotJudgeError:
         return
     yield from ((graph, in_steps(graph, way)) for way in ways(graph))

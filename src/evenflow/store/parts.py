@@ -21,8 +21,12 @@ References:
 from __future__ import annotations
 
 import hashlib
+import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,6 +35,8 @@ from evenflow.store.schema import TABLES, VERSION
 
 _NAME = re.compile(r"([a-z]+)-(\d{8,})-(\d{8,})-([0-9a-f]{32})\.parquet")
 _LABEL = b"evenflow"
+_GROUP_ROWS = 1 << 14
+"""Rows that are decoded together: of a part with many steps only the group of one step need be."""
 
 
 class PartError(Exception):
@@ -78,39 +84,88 @@ def seal(run: str, table: str, first: int, last: int, rows: pa.Table) -> tuple[P
         rows: The rows, with the columns of that table.
     """
     sink = pa.BufferOutputStream()
-    rows = rows.replace_schema_metadata({_LABEL: _label(run, table, first, last)})
-    pq.write_table(rows, sink, compression="zstd", write_page_checksum=True)
+    rows = rows.replace_schema_metadata({_LABEL: _label(run, table, first, last)}).unify_dictionaries()
+    pq.write_table(rows, sink, compression="zstd", write_page_checksum=True, row_group_size=_GROUP_ROWS)
     content: bytes = sink.getvalue().to_pybytes()
     return Part(table, first, last, _digest(content)), content
 
 
-def unseal(run: str | None, part: Part, content: bytes, columns: list[str] | None = None) -> pa.Table:
-    """The rows of a part, once it has proved to be whole and of this run.
+def unseal(run: str | None, part: Part, content: bytes) -> Sealed:
+    """What a part holds, once it has proved to be whole and of this run.
 
     Args:
         run: The run's id; None to accept any run's.
         part: What its name says.
         content: Its bytes.
-        columns: Which columns to decode; all by default.
 
     Raises:
         PartError: It is not what its name says, of another run, or written by a newer version.
     """
     if _digest(content) != part.digest:
         raise PartError("its bytes do not match the checksum in its name: it was cut short or altered")
-    try:
-        file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+    words = [field.name for field in TABLES[part.table] if pa.types.is_dictionary(field.type)]
+    with _decoding():
+        file = pq.ParquetFile(pa.BufferReader(content), read_dictionary=words)
         label = (file.schema_arrow.metadata or {}).get(_LABEL, b"").decode()
         expected = _label(
             run if run is not None else label.partition(" ")[0], part.table, part.first, part.last
         )
         if label != expected:
             raise PartError(f"it says {label!r} of itself where {expected!r} was expected")
-        schema = TABLES[part.table]
+        return Sealed(part.table, file)
+
+
+@final
+class Sealed:
+    """The rows of a proven part, decoded as they are asked for.
+
+    Args:
+        table: Name of the table.
+        file: The part.
+    """
+
+    def __init__(self, table: str, file: pq.ParquetFile) -> None:
+        self._schema = TABLES[table]
+        self._file = file
+        self._last: tuple[list[int], pa.Table] | None = None
+        place = file.schema_arrow.get_field_index("step")
+        groups = (file.metadata.row_group(group) for group in range(file.metadata.num_row_groups))
+        self._spans = [_span(group.column(place).statistics) for group in groups]
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """Between which steps its rows lie."""
+        lows, highs = zip((math.inf, -math.inf), *self._spans, strict=True)
+        return min(lows), max(highs)
+
+    def rows(self, columns: list[str] | None = None) -> pa.Table:
+        """All rows.
+
+        Args:
+            columns: Which columns to decode; all by default.
+
+        Raises:
+            PartError: The file has other columns than its table.
+        """
+        schema = self._schema
         wanted = schema if columns is None else pa.schema([schema.field(column) for column in columns])
-        return file.read(columns=wanted.names).select(wanted.names).cast(wanted)
-    except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
-        raise PartError(f"it is no table of this kind ({error})") from error
+        with _decoding():
+            return self._file.read(columns=wanted.names).select(wanted.names).cast(wanted)
+
+    def rows_near(self, step: int) -> pa.Table:
+        """The rows of a step, and of its neighbours in the file.
+
+        The last answer is kept, for Flows are read one step after the other.
+
+        Raises:
+            PartError: As in :meth:`rows`.
+        """
+        groups = [group for group, (low, high) in enumerate(self._spans) if low <= step <= high]
+        if self._last is None or self._last[0] != groups:
+            with _decoding():
+                rows = self._file.read_row_groups(groups, columns=self._schema.names)
+                self._last = groups, rows.select(self._schema.names).cast(self._schema)
+        return self._last[1]
 
 
 def covering(parts: list[Part]) -> list[Part]:
@@ -139,6 +194,22 @@ def gaps(parts: list[Part], count: int | None = None) -> list[int]:
         missing += range(expected, part.first)
         expected = part.last + 1
     return missing + list(range(expected, count or 0))
+
+
+@contextmanager
+def _decoding() -> Iterator[None]:
+    """Say of a file that cannot be decoded that it is no part."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
+        raise PartError(f"it is no table of this kind ({error})") from error
+
+
+def _span(statistics: pq.Statistics | None) -> tuple[float, float]:
+    """The lowest and highest value of a group of rows; unbounded where the file does not say."""
+    if statistics is None or not statistics.has_min_max:
+        return -math.inf, math.inf
+    return statistics.min, statistics.max
 
 
 def _label(run: str, table: str, first: int, last: int) -> str:

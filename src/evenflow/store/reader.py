@@ -8,26 +8,27 @@ JSON are read, and both hold data alone: nothing in a run is executed.
 
 from __future__ import annotations
 
+import math
 import os
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, final
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from evenflow.flow.columns import no_rows, to_numpy, where
 from evenflow.flow.run import Run
 from evenflow.store import manifest as manifests
 from evenflow.store.errors import StoreError, tell
 from evenflow.store.manifest import Manifest, ManifestError
-from evenflow.store.parts import Part, PartError, covering, gaps, unseal
+from evenflow.store.parts import Part, PartError, Sealed, covering, gaps, unseal
 from evenflow.store.schema import TABLES
 from evenflow.store.storage import Storage, storage_at
 
 _LISTINGS = 5
 """How often the folder is listed again because a part was joined into another while it was to be read."""
 _KEPT_PARTS = 4
-"""Decoded parts of the flow table that are kept, for Flows are read step by step."""
+"""Proven parts that are kept, as they are on disk, for Flows are read step by step."""
 
 
 def open_run(path: str | os.PathLike[str]) -> Run:
@@ -51,8 +52,8 @@ class StoredTables:
         self._storage = storage
         self._manifest = self._read_manifest()
         self._told: set[str] = set()
-        self._recent: OrderedDict[Part, pa.Table] = OrderedDict()
-        self._steps: dict[Part, frozenset[int]] = {}
+        self._recent: OrderedDict[Part, Sealed] = OrderedDict()
+        self._spans: dict[Part, tuple[float, float]] = {}
 
     @property
     def location(self) -> str:
@@ -82,8 +83,10 @@ class StoredTables:
             if None not in faults.values():
                 break
         self._tell_faults(table, list(pieces), {part: why for part, why in faults.items() if why})
-        rows = pa.concat_tables([schema.empty_table(), *pieces.values()])
-        return rows if step is None else rows.filter(pc.equal(rows["step"], step))
+        if not pieces:
+            return no_rows(schema)
+        rows = pa.concat_tables(pieces.values())
+        return rows if step is None else where(rows, to_numpy(rows["step"]) == step).select(schema.names)
 
     def _pieces(
         self, table: str, columns: list[str] | None, step: int | None
@@ -112,20 +115,17 @@ class StoredTables:
                 return {part: decoded[part] for part in chosen}, faults
 
     def _decode(self, part: Part, columns: list[str] | None, step: int | None) -> pa.Table:
-        """The rows of one part; none of them if it was seen to hold nothing of ``step``."""
-        if step is not None and step not in self._steps.get(part, {step}):
-            return TABLES[part.table].empty_table()
-        rows = self._recent.get(part)
-        if rows is None or columns is not None:
-            rows = unseal(self._id, part, self._storage.read(part.name), columns)
-        if "step" in rows.column_names:
-            self._steps[part] = frozenset(rows["step"].unique().to_pylist())
-        if step is not None:
-            self._recent[part] = rows
-            self._recent.move_to_end(part)
-            while len(self._recent) > _KEPT_PARTS:
-                self._recent.popitem(last=False)
-        return rows
+        """The rows of one part; of those, at least the rows of ``step``."""
+        low, high = self._spans.get(part, (-math.inf, math.inf))
+        if step is not None and not low <= step <= high:
+            return no_rows(TABLES[part.table])
+        sealed = self._recent.get(part) or unseal(self._id, part, self._storage.read(part.name))
+        self._recent[part] = sealed
+        self._recent.move_to_end(part)
+        self._spans[part] = sealed.span
+        while len(self._recent) > _KEPT_PARTS:
+            self._recent.popitem(last=False)
+        return sealed.rows(columns) if step is None else sealed.rows_near(step)
 
     def _tell_faults(self, table: str, used: list[Part], bad: dict[Part, str]) -> None:
         count = self._manifest.flushes.get(table) if self._manifest is not None else None

@@ -233,7 +233,7 @@ class RunWriter:
     def _join(self, table: str, group: list[_Written]) -> bool:
         """Write one part in place of several neighbours; whether that was done."""
         try:
-            tables = [unseal(self.id, one.part, self.storage.read(one.part.name)) for one in group]
+            tables = [unseal(self.id, one.part, self.storage.read(one.part.name)).rows() for one in group]
         except (PartError, FileNotFoundError):  # damaged since: leave it to the reader to say so
             return False
         rows = pa.concat_tables(tables)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evenflow.flow import Role
+from evenflow.flow.columns import to_numpy
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -90,14 +91,14 @@ def grids(table: pa.Table) -> dict[Role, Grid]:
     if table.num_rows == 0:
         return {}
     table = table.combine_chunks()
-    steps, row_step = _numbered(table["step"].to_numpy())
+    steps, row_step = _numbered(to_numpy(table["step"]))
     texts = {name: _encode(table[name]) for name in ("path", "op", "role", "status", "module_type", "dtype")}
-    numbers = {name: table[name].to_numpy() for name in ("call", "index", "order")}
+    numbers = {name: to_numpy(table[name]) for name in ("call", "index", "order")}
     roles, row_role = texts["role"]
     key = texts["path"][1].astype(np.int64)
     for codes in (texts["op"][1], numbers["call"], numbers["index"]):
         key = key * (int(codes.max()) + 1) + codes
-    columns = {name: table[name].to_numpy() for name in COLUMNS[11:]}
+    columns = {name: to_numpy(table[name]) for name in COLUMNS[11:]}
     found: dict[Role, Grid] = {}
     for code, role in enumerate(roles):
         rows = np.flatnonzero(row_role == code)
@@ -166,4 +167,4 @@ def _encode(column: pa.ChunkedArray) -> tuple[list[str], Integers]:
     joined = column.unify_dictionaries().combine_chunks()
     if not hasattr(joined, "indices"):
         joined = joined.dictionary_encode()
-    return joined.dictionary.to_pylist(), joined.indices.to_numpy()
+    return joined.dictionary.to_pylist(), to_numpy(joined.indices)

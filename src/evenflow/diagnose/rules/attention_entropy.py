@@ -8,7 +8,7 @@ from typing import final
 from evenflow.diagnose import ops
 from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Severity, Symptom
 from evenflow.diagnose.glossary import remedies
-from evenflow.diagnose.graph import OpGraph
+from evenflow.diagnose.graph import OpGraph, op_graph
 from evenflow.diagnose.rule import CannotJudgeError, Page, Rule, Threshold
 from evenflow.diagnose.text import listing, place, site
 from evenflow.flow import Flow, Row
@@ -68,7 +68,7 @@ the learning rate and warm it up.""",
 
     def check(self, flow: Flow) -> Iterator[Finding]:
         """See :class:`~evenflow.diagnose.rule.Rule`."""
-        graph = OpGraph(flow)
+        graph = op_graph(flow)
         attention = [row for row in graph.activations.values() if graph.is_attention(row)]
         judged = [row for row in attention if row.entropy is not None]
         if attention and not judged and any(row.shape[-1] > 1 for row in attention):

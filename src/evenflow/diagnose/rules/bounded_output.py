@@ -9,7 +9,7 @@ from typing import final
 from evenflow.diagnose import ops
 from evenflow.diagnose.data import output_of, targets
 from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Severity, Symptom
-from evenflow.diagnose.graph import OpGraph
+from evenflow.diagnose.graph import OpGraph, op_graph
 from evenflow.diagnose.rule import Page, Rule, Threshold
 from evenflow.diagnose.text import number, percent, place, site
 from evenflow.flow import Flow, Role, Row, Stats
@@ -87,7 +87,7 @@ End in a linear layer for a regression, or scale the targets into the range; giv
 
     def check(self, flow: Flow) -> Iterator[Finding]:
         """See :class:`~evenflow.diagnose.rule.Rule`."""
-        graph = OpGraph(flow)
+        graph = op_graph(flow)
         for misfit in (*_out_of_range(flow, graph), *_no_probabilities(flow, graph)):
             cause = Cause(CauseName.WRONG_LOSS_OR_OUTPUT, 1.0, misfit.evidence.text)
             yield Finding(

@@ -7,7 +7,7 @@ from typing import final
 
 from evenflow.diagnose.data import is_distance
 from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Severity, Symptom
-from evenflow.diagnose.graph import OpGraph
+from evenflow.diagnose.graph import OpGraph, op_graph
 from evenflow.diagnose.rule import Page, Rule
 from evenflow.diagnose.text import place, site
 from evenflow.flow import LOSS_PATH, Flow, Role, Row
@@ -46,7 +46,7 @@ turns PyTorch's warning into an error.""",
 
     def check(self, flow: Flow) -> Iterator[Finding]:
         """See :class:`~evenflow.diagnose.rule.Rule`."""
-        graph = OpGraph(flow)
+        graph = op_graph(flow)
         targets = {row.order: row for row in flow.select(Role.DATA)}
         for row in graph.gradients.values():
             if row.site.path == LOSS_PATH and (pair := _spread(graph, row, targets)) is not None:

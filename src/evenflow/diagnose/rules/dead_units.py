@@ -9,7 +9,7 @@ from typing import final
 
 from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Severity, Symptom
 from evenflow.diagnose.glossary import remedies
-from evenflow.diagnose.graph import OpGraph
+from evenflow.diagnose.graph import OpGraph, op_graph
 from evenflow.diagnose.rule import CannotJudgeError, Page, Rule, Threshold
 from evenflow.diagnose.text import listing, percent, place, site
 from evenflow.flow import LOSS_PATH, Flow, Role, Row
@@ -86,7 +86,7 @@ warm-up; standardised inputs; a normalisation before the rectifier.""",
 
     def check(self, flow: Flow) -> Iterator[Finding]:
         """See :class:`~evenflow.diagnose.rule.Rule`."""
-        graph = OpGraph(flow)
+        graph = op_graph(flow)
         rectifiers = [row for row in flow.select(Role.ACTIVATION) if row.dead_fraction is not None]
         if not rectifiers and any(row.site.op == "relu" for row in flow.select(Role.ACTIVATION)):
             raise CannotJudgeError("the Flow does not say which units were zero for the whole batch")

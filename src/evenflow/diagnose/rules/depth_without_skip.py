@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import final
 
 from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Severity, Symptom
-from evenflow.diagnose.graph import OpGraph
+from evenflow.diagnose.graph import op_graph
 from evenflow.diagnose.rule import Page, Rule, Threshold
 from evenflow.diagnose.text import place, site
 from evenflow.diagnose.way import Way, in_steps, ways
@@ -64,7 +64,7 @@ orthogonal weights at the edge of chaos.""",
 
     def check(self, flow: Flow) -> Iterator[Finding]:
         """See :class:`~evenflow.diagnose.rule.Rule`."""
-        graph = OpGraph(flow)
+        graph = op_graph(flow)
         plain = [way for one in ways(graph) if not (way := in_steps(graph, one)).has_skips]
         deepest = max(plain, key=lambda way: way.layers, default=None)
         if deepest is not None and deepest.layers + 1 > PLAIN.value:

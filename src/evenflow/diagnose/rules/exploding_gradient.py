@@ -9,7 +9,7 @@ from typing import final
 from evenflow.diagnose.attribution import DEEP, DEPTH_AT_LEAST, HALVES, causes_of, measured
 from evenflow.diagnose.finding import CauseName, Evidence, Finding, Severity, Symptom
 from evenflow.diagnose.glossary import remedies
-from evenflow.diagnose.graph import OpGraph
+from evenflow.diagnose.graph import op_graph
 from evenflow.diagnose.rule import Page, Rule, Threshold
 from evenflow.diagnose.text import count, factor, place, site
 from evenflow.diagnose.way import Kind, Way, in_steps, ways
@@ -97,7 +97,7 @@ at zero; add skips around normalised layers; clip the gradient by its norm.""",
 
     def check(self, flow: Flow) -> Iterator[Finding]:
         """See :class:`~evenflow.diagnose.rule.Rule`."""
-        graph = OpGraph(flow)
+        graph = op_graph(flow)
         graph.refuse_non_finite()
         found = ways(graph)
         worst = max(

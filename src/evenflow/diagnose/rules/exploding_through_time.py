@@ -8,7 +8,7 @@ from typing import final
 
 from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Severity, Symptom
 from evenflow.diagnose.glossary import remedies
-from evenflow.diagnose.graph import OpGraph
+from evenflow.diagnose.graph import op_graph
 from evenflow.diagnose.recurrence import TimeProfile, profiles
 from evenflow.diagnose.rule import Page, Rule, Threshold
 from evenflow.diagnose.text import factor, module_name
@@ -68,7 +68,7 @@ to a spectral radius of at most 1; use an LSTM or a GRU.""",
 
     def check(self, flow: Flow) -> Iterator[Finding]:
         """See :class:`~evenflow.diagnose.rule.Rule`."""
-        graph = OpGraph(flow)
+        graph = op_graph(flow)
         graph.refuse_non_finite()
         grown: dict[str, TimeProfile] = {}
         for profile in profiles(flow, graph):

@@ -8,7 +8,7 @@ from typing import final
 from evenflow.diagnose.cuts import CutInTime, Use, cuts_in_time, uses
 from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Severity, Symptom
 from evenflow.diagnose.glossary import remedies
-from evenflow.diagnose.graph import OpGraph
+from evenflow.diagnose.graph import op_graph
 from evenflow.diagnose.rule import CannotJudgeError, Page, Rule
 from evenflow.diagnose.text import count, listing, module_name, place
 from evenflow.flow import Flow, Role, Row, Status
@@ -66,7 +66,7 @@ parameters out of the model, or use `find_unused_parameters=True` with DDP.""",
             return
         yield from _cut_off(flow, rows)
         if _has_gradients(flow):
-            yield from map(_cut_in_time, cuts_in_time(OpGraph(flow)))
+            yield from map(_cut_in_time, cuts_in_time(op_graph(flow)))
         for status, text in (
             (Status.FROZEN, "frozen (requires_grad is off)"),
             (Status.UNUSED, "not used by this forward pass"),
@@ -99,7 +99,7 @@ def _nothing_learns(rows: Sequence[Row]) -> Finding:
 
 def _cut_off(flow: Flow, rows: Sequence[Row]) -> Iterator[Finding]:
     """One finding for each thing that the other side of a cut makes of what is cut off."""
-    graph = OpGraph(flow) if _has_gradients(flow) else None
+    graph = op_graph(flow) if _has_gradients(flow) else None
     modules = [*_modules(rows, Status.DETACHED), *_modules(rows, Status.NOT_READ)]
     by_use: dict[Use | None, list[str]] = {}
     landings: dict[Use, Row] = {}

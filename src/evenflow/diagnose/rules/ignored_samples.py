@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import final
 
 from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Severity, Symptom
-from evenflow.diagnose.graph import OpGraph
+from evenflow.diagnose.graph import OpGraph, op_graph
 from evenflow.diagnose.rule import Page, Rule
 from evenflow.diagnose.text import percent, place, site
 from evenflow.flow import LOSS_PATH, Flow, Row
@@ -47,7 +47,7 @@ loss does not read, where that is possible, and save its cost.""",
 
     def check(self, flow: Flow) -> Iterator[Finding]:
         """See :class:`~evenflow.diagnose.rule.Rule`."""
-        graph = OpGraph(flow)
+        graph = op_graph(flow)
         for row in graph.gradients.values():
             share = _left_over(graph, row)
             if share:

@@ -10,7 +10,7 @@ from evenflow.diagnose import ops
 from evenflow.diagnose.attribution import DEEP, DEPTH_AT_LEAST, HALVES, in_a_row, share_of_depth
 from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Severity, Symptom
 from evenflow.diagnose.glossary import remedies
-from evenflow.diagnose.graph import OpGraph
+from evenflow.diagnose.graph import OpGraph, op_graph
 from evenflow.diagnose.rule import Page, Rule, Threshold
 from evenflow.diagnose.text import count, factor, listing, place, site
 from evenflow.diagnose.way import Way, in_steps, ways
@@ -63,7 +63,7 @@ normalisation before each activation; clip the gradient until then.""",
 
     def check(self, flow: Flow) -> Iterator[Finding]:
         """See :class:`~evenflow.diagnose.rule.Rule`."""
-        graph = OpGraph(flow)
+        graph = op_graph(flow)
         worst: tuple[float, Way, list[LayerGain]] | None = None
         for way in (in_steps(graph, one) for one in ways(graph)):
             for row in _rows(list(gains(graph, way))):

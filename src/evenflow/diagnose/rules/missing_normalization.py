@@ -8,7 +8,7 @@ from typing import final
 
 from evenflow.diagnose import ops
 from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Severity, Symptom
-from evenflow.diagnose.graph import OpGraph
+from evenflow.diagnose.graph import OpGraph, op_graph
 from evenflow.diagnose.rule import Page, Rule, Threshold
 from evenflow.diagnose.text import factor, place, site
 from evenflow.diagnose.way import Way, in_steps, ways
@@ -73,7 +73,7 @@ initialisation that does without: He with scaled branches, Fixup, SkipInit.""",
 
     def check(self, flow: Flow) -> Iterator[Finding]:
         """See :class:`~evenflow.diagnose.rule.Rule`."""
-        graph = OpGraph(flow)
+        graph = op_graph(flow)
         if any(_is_norm(row) for row in graph.gradients.values()):
             return
         found = [

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import final
 
 from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Severity, Symptom
-from evenflow.diagnose.graph import OpGraph
+from evenflow.diagnose.graph import op_graph
 from evenflow.diagnose.rule import Page, Rule, Threshold
 from evenflow.diagnose.text import count, factor, place, site
 from evenflow.diagnose.way import Kind, Way, in_steps, ways
@@ -68,7 +68,7 @@ with He initialisation instead.""",
         """See :class:`~evenflow.diagnose.rule.Rule`."""
         if flow.metadata.get("training") is False:
             return
-        graph = OpGraph(flow)
+        graph = op_graph(flow)
         found = [
             (norms, way) for one in ways(graph) if (norms := _norms(way := in_steps(graph, one))) is not None
         ]

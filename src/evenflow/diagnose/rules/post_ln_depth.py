@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import final
 
 from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Severity, Symptom
-from evenflow.diagnose.graph import OpGraph
+from evenflow.diagnose.graph import op_graph
 from evenflow.diagnose.rule import Page, Rule, Threshold
 from evenflow.diagnose.text import count, place, site
 from evenflow.diagnose.way import Kind, Way, in_steps, ways
@@ -59,7 +59,7 @@ DeepNorm's factors, Admin, T-Fixup; warm the learning rate up.""",
 
     def check(self, flow: Flow) -> Iterator[Finding]:
         """See :class:`~evenflow.diagnose.rule.Rule`."""
-        graph = OpGraph(flow)
+        graph = op_graph(flow)
         found = [(way, _post_norms(way)) for way in (in_steps(graph, one) for one in ways(graph))]
         way, norms = max(found, key=lambda one: len(one[1]), default=(None, []))
         if way is not None and len(norms) > DEEPER.value:

@@ -16,7 +16,7 @@ from evenflow.diagnose.attribution import (
 )
 from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Severity, Symptom
 from evenflow.diagnose.glossary import remedies
-from evenflow.diagnose.graph import OpGraph
+from evenflow.diagnose.graph import OpGraph, op_graph
 from evenflow.diagnose.rule import Page, Rule, Threshold
 from evenflow.diagnose.text import count, factor, place, site
 from evenflow.diagnose.way import Kind, Way, in_steps, ways
@@ -97,7 +97,7 @@ each activation; skip connections, which carry what tells samples apart past eac
 
     def check(self, flow: Flow) -> Iterator[Finding]:
         """See :class:`~evenflow.diagnose.rule.Rule`."""
-        graph = OpGraph(flow)
+        graph = op_graph(flow)
         graph.refuse_without_spread()
         worst: tuple[float, Way] | None = None
         for way in ways(graph):

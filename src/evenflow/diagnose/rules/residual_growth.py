@@ -10,7 +10,7 @@ from typing import final
 from evenflow.diagnose import ops
 from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Severity, Symptom
 from evenflow.diagnose.glossary import remedies
-from evenflow.diagnose.graph import OpGraph
+from evenflow.diagnose.graph import OpGraph, op_graph
 from evenflow.diagnose.rule import Page, Rule, Threshold
 from evenflow.diagnose.text import count, factor, place, site
 from evenflow.diagnose.way import BLOCKS, Kind, Step, Way, in_steps, ways
@@ -81,7 +81,7 @@ SkipInit); normalise at the head of each branch.""",
 
     def check(self, flow: Flow) -> Iterator[Finding]:
         """See :class:`~evenflow.diagnose.rule.Rule`."""
-        graph = OpGraph(flow)
+        graph = op_graph(flow)
         streams = [stream for one in ways(graph) for stream in _streams(graph, in_steps(graph, one))]
         worst = max(streams, key=lambda stream: stream.grown, default=None)
         if worst is not None and worst.grown > NOTED.value:

@@ -11,7 +11,7 @@ from evenflow.diagnose import ops
 from evenflow.diagnose.attribution import shares
 from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Severity, Symptom
 from evenflow.diagnose.glossary import remedies
-from evenflow.diagnose.graph import OpGraph
+from evenflow.diagnose.graph import OpGraph, op_graph
 from evenflow.diagnose.rule import CannotJudgeError, Page, Rule, Threshold
 from evenflow.diagnose.text import listing, percent, place, site
 from evenflow.flow import Flow, Row
@@ -85,7 +85,7 @@ activation; or use ReLU, GELU or SiLU.""",
 
     def check(self, flow: Flow) -> Iterator[Finding]:
         """See :class:`~evenflow.diagnose.rule.Rule`."""
-        graph = OpGraph(flow)
+        graph = op_graph(flow)
         bounded = _hidden(graph)
         judged = [row for row in bounded if row.saturated_fraction is not None]
         if bounded and not judged:

@@ -7,7 +7,7 @@ from typing import final
 
 from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Severity, Symptom
 from evenflow.diagnose.glossary import remedies
-from evenflow.diagnose.graph import OpGraph
+from evenflow.diagnose.graph import OpGraph, op_graph
 from evenflow.diagnose.rule import CannotJudgeError, Page, Rule, Threshold
 from evenflow.diagnose.text import count, listing, percent
 from evenflow.flow import LOSS_PATH, Flow, Role, Row
@@ -60,7 +60,7 @@ constants are for biases and gains.""",
 
     def check(self, flow: Flow) -> Iterator[Finding]:
         """See :class:`~evenflow.diagnose.rule.Rule`."""
-        graph = OpGraph(flow)
+        graph = op_graph(flow)
         gradients = {row.site.path: row for row in flow.select(Role.PARAMETER_GRADIENT)}
         weights = _matrices(flow)
         if weights and all(row.twin_fraction is None for row in gradients.values()):

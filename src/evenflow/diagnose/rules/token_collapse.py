@@ -7,7 +7,7 @@ from typing import final
 
 from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Severity, Symptom
 from evenflow.diagnose.glossary import remedies
-from evenflow.diagnose.graph import OpGraph
+from evenflow.diagnose.graph import OpGraph, op_graph
 from evenflow.diagnose.rule import Page, Rule, Threshold
 from evenflow.diagnose.text import count, place, site
 from evenflow.flow import Flow, Row
@@ -66,7 +66,7 @@ embeddings that are not too small beside the token embeddings.""",
 
     def check(self, flow: Flow) -> Iterator[Finding]:
         """See :class:`~evenflow.diagnose.rule.Rule`."""
-        graph = OpGraph(flow)
+        graph = op_graph(flow)
         graph.refuse_without_spread()
         attention = [row.order for row in graph.activations.values() if graph.is_attention(row)]
         rows = [

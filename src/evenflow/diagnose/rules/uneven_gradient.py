@@ -10,7 +10,7 @@ from typing import final
 from evenflow.diagnose.attribution import DEEP, DEPTH_AT_LEAST, HALVES, causes_of
 from evenflow.diagnose.finding import CauseName, Evidence, Finding, Severity, Symptom
 from evenflow.diagnose.glossary import remedies
-from evenflow.diagnose.graph import OpGraph
+from evenflow.diagnose.graph import op_graph
 from evenflow.diagnose.rule import Page, Rule, Threshold
 from evenflow.diagnose.text import factor, place, site
 from evenflow.diagnose.way import BLOCKS, Kind, Way, in_steps, ways
@@ -101,7 +101,7 @@ activation; look at the op that is named.""",
 
     def check(self, flow: Flow) -> Iterator[Finding]:
         """See :class:`~evenflow.diagnose.rule.Rule`."""
-        graph = OpGraph(flow)
+        graph = op_graph(flow)
         graph.refuse_non_finite()
         found = [
             extreme

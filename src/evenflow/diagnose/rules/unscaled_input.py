@@ -8,7 +8,7 @@ from typing import final
 from evenflow.diagnose.data import inputs_of_layers
 from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Severity, Symptom
 from evenflow.diagnose.glossary import remedies
-from evenflow.diagnose.graph import OpGraph
+from evenflow.diagnose.graph import op_graph
 from evenflow.diagnose.limits import OFF_SCALE
 from evenflow.diagnose.rule import CannotJudgeError, Page, Rule, Threshold
 from evenflow.diagnose.text import number, place, site
@@ -59,7 +59,7 @@ the model with BatchNorm over the features; divide pixels by 255.""",
 
     def check(self, flow: Flow) -> Iterator[Finding]:
         """See :class:`~evenflow.diagnose.rule.Rule`."""
-        graph = OpGraph(flow)
+        graph = op_graph(flow)
         if not flow.select(Role.DATA) and any(map(_reads_batch, filter(graph.is_layer, flow))):
             raise CannotJudgeError("the Flow does not hold what the model read")
         found = [

@@ -8,7 +8,7 @@ from typing import final
 from evenflow.diagnose.data import output_of, targets
 from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Severity, Symptom
 from evenflow.diagnose.glossary import remedies
-from evenflow.diagnose.graph import OpGraph
+from evenflow.diagnose.graph import op_graph
 from evenflow.diagnose.limits import OFF_SCALE
 from evenflow.diagnose.rule import Page, Rule, Threshold
 from evenflow.diagnose.text import number, place, site
@@ -59,7 +59,7 @@ several orders of magnitude predict their logarithm.""",
 
     def check(self, flow: Flow) -> Iterator[Finding]:
         """See :class:`~evenflow.diagnose.rule.Rule`."""
-        graph = OpGraph(flow)
+        graph = op_graph(flow)
         for row, target in targets(flow, graph):
             output = output_of(graph, row)
             if output is None or output.stats is None or target.stats is None:

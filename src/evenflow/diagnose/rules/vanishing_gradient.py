@@ -10,7 +10,7 @@ from evenflow.diagnose import zero_gradient
 from evenflow.diagnose.attribution import DEEP, DEPTH_AT_LEAST, HALVES, causes_of, measured
 from evenflow.diagnose.finding import CauseName, Evidence, Finding, Severity, Symptom
 from evenflow.diagnose.glossary import remedies
-from evenflow.diagnose.graph import OpGraph
+from evenflow.diagnose.graph import OpGraph, op_graph
 from evenflow.diagnose.rule import Page, Rule, Threshold
 from evenflow.diagnose.text import count, factor, percent, place, site
 from evenflow.diagnose.way import Kind, Way, in_steps, ways
@@ -126,7 +126,7 @@ gradient down to about their ε, but not its noise.""",
 
     def check(self, flow: Flow) -> Iterator[Finding]:
         """See :class:`~evenflow.diagnose.rule.Rule`."""
-        graph = OpGraph(flow)
+        graph = op_graph(flow)
         graph.refuse_non_finite()
         found = ways(graph)
         yield from zero_gradient.findings(self.code, flow, graph, found)

@@ -7,7 +7,7 @@ from typing import final
 
 from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Severity, Symptom
 from evenflow.diagnose.glossary import remedies
-from evenflow.diagnose.graph import OpGraph
+from evenflow.diagnose.graph import op_graph
 from evenflow.diagnose.recurrence import TimeProfile, profiles
 from evenflow.diagnose.rule import Page, Rule, Threshold
 from evenflow.diagnose.text import factor
@@ -72,7 +72,7 @@ for known long memory; orthogonal recurrent weights; attention; a loss at every 
 
     def check(self, flow: Flow) -> Iterator[Finding]:
         """See :class:`~evenflow.diagnose.rule.Rule`."""
-        graph = OpGraph(flow)
+        graph = op_graph(flow)
         graph.refuse_non_finite()
         for profile in _worst_states(profiles(flow, graph)):
             if profile.lost(ROUNDED_AWAY.value) > HALF_THE_SEQUENCE.value * profile.steps:

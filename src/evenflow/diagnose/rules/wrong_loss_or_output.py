@@ -10,7 +10,7 @@ from typing import final
 from evenflow.diagnose import ops
 from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Severity, Symptom
 from evenflow.diagnose.glossary import CAUSES
-from evenflow.diagnose.graph import OpGraph
+from evenflow.diagnose.graph import OpGraph, op_graph
 from evenflow.diagnose.rule import Page, Rule, Threshold
 from evenflow.diagnose.text import percent, place, site
 from evenflow.flow import FORMATS, LOSS_PATH, Flow, Row
@@ -104,7 +104,7 @@ predict. For one output unit use the binary loss, or two units with `cross_entro
 
     def check(self, flow: Flow) -> Iterator[Finding]:
         """See :class:`~evenflow.diagnose.rule.Rule`."""
-        graph = OpGraph(flow)
+        graph = op_graph(flow)
         faults = list(_constant_outputs(graph))
         constant = {fault.row.order for fault in faults}
         faults += dict.fromkeys(fault for fault in _misfits(graph) if fault.row.order not in constant)
