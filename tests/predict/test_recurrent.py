@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.predict.oracle import disagreement
 from torch import nn
 
 from evenflow.flow import Role
@@ -64,3 +65,28 @@ def test_sites_are_those_of_a_measured_batch(name: str) -> None:
 def test_torch_gets_its_functions_back() -> None:
     predict(lambda: nn.GRU(64, 64), torch.randn(2, 2, 64))
     assert torch._VF.gru is torch._C._VariableFunctions.gru
+
+
+def test_gates_do_not_stand_for_each_other() -> None:
+    """The reset gate's gradient g (1 − z) tanh'(n) h is a difference of products with different gates."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell, self.out = nn.GRU(16, 32, batch_first=True), nn.Linear(32, 10)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.out(self.cell(x)[0][:, -1])
+            return y
+
+    x = torch.randn(16, 2, 16, generator=torch.Generator().manual_seed(0))
+    found = disagreement(
+        Net,
+        x,
+        lambda y: nn.functional.cross_entropy(y, torch.arange(16) % 10),
+        draws=6,
+        roles=(Role.ACTIVATION_GRADIENT,),
+    )
+    gates = {site: error for site, (error, _) in found.items() if "sigmoid" in site}
+    assert len(gates) == 4
+    assert max(map(abs, gates.values())) < 0.06, gates

@@ -273,7 +273,7 @@ def _spread_sum(x: Field) -> tuple[Field, tuple[int, ...]] | None:
     """What x is a sum of, spread over the summed dimensions again, and these dimensions."""
     if not isinstance(x, Made) or x.key[0] != "expand":  # type: ignore[index]
         return None
-    inner = x.parts[0]
+    inner = getattr(x.parts[0], "direct", x.parts[0])  # of an inner product
     if not isinstance(inner, Made) or inner.key[0] != "sum" or inner.parts[0].shape != x.shape:  # type: ignore[index]
         return None
     over: tuple[int, ...] = inner.key[1]  # type: ignore[index]

@@ -29,6 +29,7 @@ import numpy as np
 import torch
 
 from evenflow.predict.fields import Field, Leaf, Made, Sum, cross, product_tags
+from evenflow.predict.known import refined
 from evenflow.predict.scalar import VARIABLE, Scalar, expect, expect_pair, times
 from evenflow.predict.table import Table, align, constant
 
@@ -174,6 +175,9 @@ def _moments(x: Field, y: Field, pairs: _Pairs) -> Table:
     atoms = tuple(dict.fromkeys(a for term in (*left_terms, *right_terms) for a, _ in term.functions))
     linked = [(a, b) for a, row in pairs.items() for b in row]
     dims, aligned = align([*(a.table for a in atoms), *(pairs[a][b] for a, b in linked)], shape)
+    if x.cotangent:
+        both = [*((a, a) for a in atoms), *linked]
+        aligned = [refined(a, dims, t) if a is b else t for (a, b), t in zip(both, aligned, strict=True)]
     table = dict(zip(atoms, aligned, strict=False))
     joint = dict(zip(linked, aligned[len(atoms) :], strict=True))
     frame = aligned[0]
@@ -190,7 +194,8 @@ def _moments(x: Field, y: Field, pairs: _Pairs) -> Table:
         for right in right_terms:
             value = np.full(frame.second.shape, left.factor * right.factor)
             free = dict(right.functions)
-            for a, f in left.functions:
+            # What stands on both sides goes with itself, and is no partner for the rest.
+            for a, f in sorted(left.functions, key=lambda pair: pair[0] not in free):
                 b = a if a in free and (a, a) in joint else next((b for b in free if (a, b) in joint), None)
                 mean_a, var_a = side(a, 0)
                 if b is None:

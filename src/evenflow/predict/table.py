@@ -391,7 +391,7 @@ def measured(tensor: torch.Tensor) -> Table:
     values = tensor.detach().to("cpu", torch.float64).numpy()
     if (values == values.flat[0]).all() and np.isfinite(values.flat[0]):
         return constant(tensor.shape, float(values.flat[0]))
-    values = np.where(np.isfinite(values) & (np.abs(values) < 1e30), values, 0.0)
+    values = finite(tensor)
     dims: Dims = tuple((plain(n),) if n > 1 else () for n in values.shape)
     values = values.reshape([n for n in values.shape if n > 1])
     second = np.empty((2,) * values.ndim)
@@ -402,6 +402,12 @@ def measured(tensor: torch.Tensor) -> Table:
         both, agree = np.take(second, 0, axis), np.take(second, 1, axis)
         second = np.stack([(both - agree / n) / (1 - 1 / n), agree], axis)
     return Table(dims, second, np.full((1,) * values.ndim, values.mean() if values.size else 0.0))
+
+
+def finite(tensor: torch.Tensor) -> Array:
+    """Entries of a real tensor, with infinities and what stands for them as zero."""
+    values = tensor.detach().to("cpu", torch.float64).numpy()
+    return np.where(np.isfinite(values) & (np.abs(values) < 1e30), values, 0.0)
 
 
 # Several tensors together
@@ -452,7 +458,7 @@ def align(tables: Sequence[Table], shape: Sequence[int]) -> tuple[Dims, list[Tab
         return dims, list(tables)
     padded = [replace(t, dims=((),) * (len(shape) - len(t.dims)) + t.dims) for t in tables]
     dims = tuple(_dim_of([t.dims[dim] for t in padded], size) for dim, size in enumerate(shape))
-    return dims, [_broadcast(retarget(t, dims), dims) for t in padded]
+    return dims, [broadcast(retarget(t, dims), dims) for t in padded]
 
 
 def _dim_of(candidates: Sequence[tuple[Axis, ...]], size: int) -> tuple[Axis, ...]:
@@ -463,7 +469,7 @@ def _dim_of(candidates: Sequence[tuple[Axis, ...]], size: int) -> tuple[Axis, ..
     return found if found or size == 1 else (plain(size),)
 
 
-def _broadcast(table: Table, dims: Dims) -> Table:
+def broadcast(table: Table, dims: Dims) -> Table:
     """Add the axes that a table lacks: along them all entries are one and the same."""
     if table.dims == dims:
         return table

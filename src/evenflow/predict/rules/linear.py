@@ -11,6 +11,7 @@ from typing import Any
 
 from evenflow.predict.fields import Field, Made
 from evenflow.predict.pointwise import apply
+from evenflow.predict.rules.adjoint import remember
 from evenflow.predict.rules.registry import Context, rule
 from evenflow.predict.table import Table, contract
 
@@ -32,7 +33,9 @@ def _plus(shape: Any, x: Field, bias: Field, beta: float, alpha: float) -> Field
 @rule("mm")
 def mm(context: Context, output: Any, a: Field, b: Field) -> Field:
     """[i, k] × [k, j]."""
-    return contraction(output.shape, a, b, "ik,kj->ij")
+    result = contraction(output.shape, a, b, "ik,kj->ij")
+    remember(context, a, b, result)
+    return result
 
 
 @rule("bmm")

@@ -7,6 +7,7 @@ from typing import Any
 
 from evenflow.predict.fields import Field, Made
 from evenflow.predict.pointwise import product
+from evenflow.predict.rules.adjoint import Inner, moved
 from evenflow.predict.rules.registry import Context, rule
 
 
@@ -17,7 +18,9 @@ def summed(context: Context, x: Field, dims: Sequence[int], shape: Sequence[int]
         from evenflow.predict.rules.views import view
 
         return view(context, None, x, tuple(shape))
-    return Made(shape, (x,), lambda t: t.summed(over, keep=keep), ("sum", over, keep))
+    direct = Made(shape, (x,), lambda t: t.summed(over, keep=keep), ("sum", over, keep))
+    by_outputs = moved(context, x, over, shape)
+    return direct if by_outputs is None else Inner(direct, by_outputs)
 
 
 def _over(x: Field, dims: Any) -> list[int]:

@@ -35,6 +35,8 @@ def rearranged(
     if found is not None:
         known: Field = found[1]
         return known
+    if isinstance(x, Made) and _undone(x.key, key, x.parts[0].shape, shape):
+        return x.parts[0]
     if isinstance(x, Expression) and x.atoms and all(atom.shape == x.shape for atom in x.atoms):
         moved = {atom: rearranged(context, atom, shape, of_table, key, of_values) for atom in x.atoms}
         terms = [Term(t.factor, tuple((moved[field], f) for field, f in t.functions)) for t in x.terms]
@@ -49,6 +51,15 @@ def rearranged(
         result.keep = x.keep
     context.made[id(x), key] = (x, result)
     return result
+
+
+def _undone(before: Any, key: Any, source: Sequence[int], shape: Sequence[int]) -> bool:
+    """Whether a rearrangement takes back the one before."""
+    if before[0] != key[0] or tuple(source) != tuple(shape):
+        return False
+    if key[0] == "permute":
+        return [before[1][d] for d in key[1]] == list(range(len(shape)))
+    return bool(key[0] == "view")
 
 
 @rule("view", "_unsafe_view", "reshape", "squeeze", "unsqueeze", "_reshape_alias", "flatten")

@@ -1,0 +1,177 @@
+"""Inner products of a gradient with the tensor that it is a gradient of.
+
+The gradient g = Wᵀh of the input of a linear layer y = W x is as good as independent
+of x, entry by entry. Summed over all entries it is not, for
+
+    Σ_i g_i x_i = Σ_j h_j y_j,
+
+and h depends on y where y goes into a nonlinear function. A gate silu(a)·b has
+h_a = h b silu'(a), h_b = h silu(a), and both of its layers add the same h a b / 2 to
+the left side, for small a. The right side knows. Such sums are the gradients of
+the small tensors of an RMSNorm that is written as pow, mean, rsqrt and mul.
+
+References:
+    Euler's theorem on homogeneous functions: Σ_i x_i ∂f/∂x_i = k f at degree k.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import final
+
+import torch
+
+from evenflow.predict.fields import Field, Leaf, Made, Sum, cross
+from evenflow.predict.pointwise import Expression, Term, apply, as_terms, product
+from evenflow.predict.rules.registry import Context
+from evenflow.predict.rules.views import view
+from evenflow.predict.scalar import Scalar
+from evenflow.predict.table import Table
+
+PRODUCT = ("contract", "ik,kj->ij")
+
+
+@final
+class Inner(Field):
+    """Such a sum.
+
+    Args:
+        direct: The left side, by which it covaries with other tensors.
+        moved: The right side, by which its own moments are found.
+    """
+
+    def __init__(self, direct: Field, moved: Field) -> None:
+        super().__init__(direct.shape, cotangent=True)
+        self.direct, self.moved = direct, moved
+        self.spread_from = (direct,)
+
+    @cached_property
+    def table(self) -> Table:
+        """Mean and pair table."""
+        return self.moved.table
+
+    @cached_property
+    def tags(self) -> int:
+        """Bit mask of the sources through which it can covary with another field."""
+        return self.direct.tags
+
+    def cross(self, other: Inner) -> Table | None:
+        """E of two such."""
+        return cross(self.direct, other.direct)
+
+    def cross_through(self, other: Field) -> Table | None:
+        """E with another cotangent."""
+        return cross(self.direct, other)
+
+
+def remember(context: Context, a: Field, b: Field, result: Field) -> None:
+    """Note that ``a @ b`` was taken, if b is a weight."""
+    if (found := _weight(b)) is not None:
+        context.made.setdefault(("applied", *found), []).append((a, result))
+
+
+def moved(context: Context, x: Field, over: Sequence[int], shape: Sequence[int]) -> Field | None:
+    """Σ x over the last dimension by the right side; None if x is no such product."""
+    if not isinstance(x, Expression) or tuple(over) != (len(x.shape) - 1,) or not x.cotangent:
+        return None
+    parts = [_moved_term(context, term, x.shape, shape) for term in x.terms]
+    total: Field | None = None
+    for part in parts:
+        if part is None:
+            return None
+        total = part if total is None else apply(None, "add", [total, part], {}, shape)  # type: ignore[arg-type]
+    return total
+
+
+def _moved_term(context: Context, term: Term, wide: Sequence[int], shape: Sequence[int]) -> Field | None:
+    gradients = [(field, f) for field, f in term.functions if field.cotangent]
+    if len(gradients) != 1 or not gradients[0][1].linear:
+        return None
+    rest = Term(term.factor, tuple((field, f) for field, f in term.functions if not field.cotangent))
+    sums: dict[tuple[int, int], tuple[Field, Term]] = {}
+    for factor, path in _paths(gradients[0][0]):
+        found = _through_weight(context, path, rest, wide)
+        if found is None:
+            return None
+        h, y, operand, ratio = found
+        both = product(y.shape, product(y.shape, h, y), factor)
+        key = id(operand), y.shape[-1]
+        if key in sums:
+            both = apply(None, "add", [sums[key][0], both], {}, y.shape)  # type: ignore[arg-type]
+        sums[key] = both, ratio
+    total: Field | None = None
+    for both, ratio in sums.values():
+        each = view(context, None, _summed_last(context, both), shape)
+        each = product(shape, each, Expression(shape, [ratio]))
+        total = each if total is None else apply(None, "add", [total, each], {}, shape)  # type: ignore[arg-type]
+    return total
+
+
+def _summed_last(context: Context, x: Field) -> Field:
+    from evenflow.predict.rules.reductions import summed
+
+    return summed(context, x, [len(x.shape) - 1], x.shape[:-1], keep=False)
+
+
+def _paths(x: Field, factor: float = 1.0) -> Iterator[tuple[float, Field]]:
+    """What a gradient is the sum of."""
+    if isinstance(x, Sum):
+        for each, part in x.terms:
+            yield from _paths(part, factor * each)
+    else:
+        yield factor, x
+
+
+def _through_weight(
+    context: Context, path: Field, rest: Term, wide: Sequence[int]
+) -> tuple[Field, Field, Field, Term] | None:
+    """H and y = W a of a gradient Wᵀh, with a, and what a is to be multiplied with to give ``rest``."""
+    path = _flat(path)
+    if not isinstance(path, Made) or path.key != PRODUCT:
+        return None
+    h, weight = path.parts
+    found = _weight(weight)
+    if found is None or not h.cotangent:
+        return None
+    for operand, y in context.made.get(("applied", found[0], not found[1]), ()):
+        ratio = _ratio(rest, operand, wide)
+        if ratio is not None:
+            return h, y, operand, ratio
+    return None
+
+
+def _flat(x: Field) -> Field:
+    """What x is a view of."""
+    while isinstance(x, Made) and x.key[0] == "view":  # type: ignore[index]
+        x = x.parts[0]
+    return x
+
+
+def _ratio(rest: Term, operand: Field, wide: Sequence[int]) -> Term | None:
+    """A term that does not vary along the last dimension, and times the operand gives ``rest``."""
+    source = _flat(operand)
+    terms = as_terms(source)
+    if source.shape != tuple(wide) or len(terms) != 1:
+        return None
+    (fixed, vary), (fixed_a, vary_a) = _apart(rest), _apart(terms[0])
+    if vary != vary_a:
+        return None
+    inverse = Term(1 / terms[0].factor, tuple((x, Scalar(torch.reciprocal, (f,))) for x, f in fixed_a))
+    return Term(rest.factor, tuple(fixed)).times(inverse)
+
+
+def _apart(term: Term) -> tuple[list[tuple[Field, Scalar]], dict[int, str]]:
+    """The factors of a term that do not vary along the last dimension, and names of those that do."""
+    fixed = [(x, f) for x, f in term.functions if not x.shape or x.shape[-1] == 1]
+    return fixed, {id(x): f.key for x, f in term.functions if x.shape and x.shape[-1] > 1}
+
+
+def _weight(x: Field) -> tuple[int, bool] | None:
+    """Which matrix of independent entries a field is, and whether it is transposed."""
+    turned = False
+    while isinstance(x, Made) and x.key == ("permute", (1, 0)):
+        x, turned = x.parts[0], not turned
+    if not isinstance(x, Leaf) or x.cotangent or len(x.shape) != 2 or not x.table.centred:
+        return None
+    return id(x), turned
