@@ -34,6 +34,9 @@ def test_moments_by_segments() -> None:
 class Rotary(nn.Module):
     """One layer of causal attention, Su et al. 2021, with the halves of Llama."""
 
+    cos: Tensor
+    sin: Tensor
+
     def __init__(self, width: int = 64, heads: int = 4, length: int = 24) -> None:
         super().__init__()
         self.heads, self.size = heads, width // heads
