@@ -107,10 +107,13 @@ def with_hooks(stack: ExitStack, model: nn.Module, optimizer: torch.optim.Optimi
         if isinstance(value, Tensor) and value.is_floating_point():
             seen.append(value.norm().item())
 
+    def look_back(module: nn.Module, into: Any, out: Any) -> None:
+        look(out[0])
+
     for module in model.modules():
         if not list(module.children()):
             module.register_forward_hook(lambda module, args, output: look(output))
-            module.register_full_backward_hook(lambda module, into, out: look(out[0]))  # type: ignore[index]
+            module.register_full_backward_hook(look_back)
     for parameter in model.parameters():
         parameter.register_hook(look)
 

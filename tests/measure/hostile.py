@@ -426,7 +426,11 @@ def gradients_that_the_user_holds() -> Case:
 @case
 def hooks_of_the_user() -> Case:
     model = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2))
-    model[1].register_full_backward_hook(lambda module, grad_in, grad_out: (grad_in[0] * 2,))  # type: ignore[index]
+
+    def doubled(module: nn.Module, grad_in: Any, grad_out: Any) -> tuple[Tensor]:
+        return (grad_in[0] * 2,)
+
+    model[1].register_full_backward_hook(doubled)
     model[0].register_forward_hook(lambda module, args, output: output + 1)
     return Case(model, batch(), mean_square)
 
