@@ -89,8 +89,9 @@ class Browser:
         """The addresses that pages (not the browser itself) asked for since the last time."""
         events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
         asked = [event["params"] for event in events if event["method"] == "Network.requestWillBeSent"]
-        addresses = [event["request"]["url"] for event in asked]
-        return [address for address in addresses if not address.startswith("chrome://")]
+        return [
+            event["request"]["url"] for event in asked if not event["documentURL"].startswith("chrome://")
+        ]
 
     def quit(self) -> None:
         self.driver.quit()

@@ -374,6 +374,7 @@ def test_of_a_part_with_many_steps_only_those_near_one_are_decoded(monkeypatch: 
         assert near.num_rows <= 40
         assert near.filter(pc.equal(near["step"], step)).to_pylist() == flow(step).to_pylist()
     assert sealed.rows_near(50).num_rows == 0
+    assert pickle.loads(pickle.dumps(sealed)).rows().equals(sealed.rows())
 
 
 def test_parts_of_plain_strings_and_one_group_are_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,16 +103,15 @@ def unseal(run: str | None, part: Part, content: bytes) -> Sealed:
     """
     if _digest(content) != part.digest:
         raise PartError("its bytes do not match the checksum in its name: it was cut short or altered")
-    words = [field.name for field in TABLES[part.table] if pa.types.is_dictionary(field.type)]
     with _decoding():
-        file = pq.ParquetFile(pa.BufferReader(content), read_dictionary=words)
-        label = (file.schema_arrow.metadata or {}).get(_LABEL, b"").decode()
+        sealed = Sealed(part.table, content)
+        label = sealed.label
         expected = _label(
             run if run is not None else label.partition(" ")[0], part.table, part.first, part.last
         )
         if label != expected:
             raise PartError(f"it says {label!r} of itself where {expected!r} was expected")
-        return Sealed(part.table, file)
+        return sealed
 
 
 @final
@@ -121,16 +120,28 @@ class Sealed:
 
     Args:
         table: Name of the table.
-        file: The part.
+        content: The part.
     """
 
-    def __init__(self, table: str, file: pq.ParquetFile) -> None:
+    def __init__(self, table: str, content: bytes) -> None:
+        self._made_of = table, content
         self._schema = TABLES[table]
-        self._file = file
+        words = [field.name for field in self._schema if pa.types.is_dictionary(field.type)]
+        self._file = file = pq.ParquetFile(pa.BufferReader(content), read_dictionary=words)
         self._last: tuple[list[int], pa.Table] | None = None
         place = file.schema_arrow.get_field_index("step")
         groups = (file.metadata.row_group(group) for group in range(file.metadata.num_row_groups))
         self._spans = [_span(group.column(place).statistics) for group in groups]
+
+    def __reduce__(self) -> tuple[type[Sealed], tuple[str, bytes]]:
+        """Made anew on the other side: an open file cannot travel."""
+        return Sealed, self._made_of
+
+    @property
+    def label(self) -> str:
+        """What it says of itself."""
+        label: bytes = (self._file.schema_arrow.metadata or {}).get(_LABEL, b"")
+        return label.decode()
 
     @property
     def span(self) -> tuple[float, float]:
