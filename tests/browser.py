@@ -45,6 +45,7 @@ class Browser:
             options.add_argument(argument)
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
         self.driver: Any = webdriver.Chrome(options=options, service=webdriver.ChromeService(_DRIVER))
+        self.driver.get("about:blank")  # rather than the browser's own first page
 
     def open(
         self,
@@ -89,9 +90,8 @@ class Browser:
         """The addresses that pages (not the browser itself) asked for since the last time."""
         events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
         asked = [event["params"] for event in events if event["method"] == "Network.requestWillBeSent"]
-        return [
-            event["request"]["url"] for event in asked if not event["documentURL"].startswith("chrome://")
-        ]
+        own = ("chrome://", "chrome-untrusted://")
+        return [event["request"]["url"] for event in asked if not event["documentURL"].startswith(own)]
 
     def quit(self) -> None:
         self.driver.quit()
