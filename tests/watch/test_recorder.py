@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from evenflow.diagnose import diagnose
 from evenflow.store import open_run
 from evenflow.watch import Watch, watch
+from evenflow.watch.finite import bad
 from evenflow.watch.recorder import Direction, Trouble, Witness, read_flights
-from evenflow.watch.recorder.finite import bad
 from evenflow.watch.recorder.ring import LENGTH, NormRing, Ring
 from tests.watch.programs import ALL, Program, mlp
 from tests.watch.trials import draw, sites, strike

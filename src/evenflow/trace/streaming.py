@@ -99,8 +99,12 @@ def _finish(row: Any, count: Any, largest: Any) -> None:
 
 
 @compile_function()
-def one(address: int, count: int, out: int) -> None:
-    """Read ``count`` entries at ``address``; the row goes to the address ``out``."""
+def one(address: int, count: int, out: int) -> Any:
+    """Read ``count`` entries at ``address``; the row goes to the address ``out``.
+
+    Returns:
+        How many entries are not finite.
+    """
     x = _array(_pointer(address), count, np.float32)
     bits = _array(_pointer(address), count, np.uint32)
     row = _array(_pointer(out), COLUMNS, np.float64)
@@ -109,6 +113,7 @@ def one(address: int, count: int, out: int) -> None:
     for start in range(0, count, _BLOCK):
         largest = _add(x[start : start + _BLOCK], bits[start : start + _BLOCK], row, largest)
     _finish(row, count, largest)
+    return row[4]
 
 
 @compile_function()

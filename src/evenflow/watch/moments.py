@@ -77,7 +77,7 @@ class Page:
         self._compiled = streams()
         self._grow()
 
-    def put(self, row: int, tensor: Tensor) -> None:
+    def put(self, row: int, tensor: Tensor) -> bool | None:
         """Write the moments of a tensor, which is only read, without waiting for a device.
 
         Args:
@@ -85,17 +85,20 @@ class Page:
             tensor: Any shape, any real or complex floating format (complex entries
                 count as two), any layout; entries that a sparse tensor does not store
                 count as zeros.
+
+        Returns:
+            Whether an entry is not finite; None where that is on a device, and nobody waits for it.
         """
         if self._compiled is None or not is_plain(tensor):
-            self._put_by_torch(row, tensor)
-            return
+            return self._put_by_torch(row, tensor)
         block, place = (0, row) if row < self._size else divmod(row, self._size)
         while block >= len(self._addresses):
             self._grow()
         out = self._addresses[block] + place * _ROW_BYTES
-        self._compiled.one(tensor.data_ptr(), tensor.numel(), out)
+        nonfinite: float = self._compiled.one(tensor.data_ptr(), tensor.numel(), out)
         if self._elsewhere:
             self._elsewhere.pop(row, None)
+        return nonfinite > 0.0
 
     def put_nothing(self, row: int) -> None:
         """Write that the moments of a tensor are not known: NaN throughout."""
@@ -135,15 +138,19 @@ class Page:
         """Whether nothing has to be fetched."""
         return not self._elsewhere
 
-    def _put_by_torch(self, row: int, tensor: Tensor) -> None:
+    def _put_by_torch(self, row: int, tensor: Tensor) -> bool | None:
         x = flat(tensor.detach())
+        found: bool | None = None
         if x.is_cpu:
-            self._rows(row)[:] = torch.tensor(reference(x), dtype=torch.float64)
+            moments = reference(x)
+            found = moments.nonfinite > 0
+            self._rows(row)[:] = torch.tensor(moments, dtype=torch.float64)
             self._elsewhere.pop(row, None)
         else:
             self._elsewhere[row] = device_moments(x)
         if tensor.layout is torch.sparse_coo:  # entries that are not stored are zeros
             (self._elsewhere[row] if row in self._elsewhere else self._rows(row))[0] = tensor.numel()
+        return found
 
     def _rows(self, row: int) -> Tensor:
         block, place = divmod(row, self._size)

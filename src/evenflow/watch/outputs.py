@@ -99,22 +99,21 @@ class Pass:
             found[[2 * index for index in known], column] = [float(shares[index] or 0.0) for index in known]
         return found
 
-    def add(self, output: Output, module: nn.Module, tensor: Tensor) -> int:
-        """Record an output; gives its position."""
+    def add(self, output: Output, module: nn.Module, tensor: Tensor) -> tuple[int, bool | None]:
+        """Record an output; gives its position, and whether it is not finite (None: not known)."""
         order = len(self.outputs)
         held = local(tensor)
         self.dead.append(dead_share(module, held, channels_first=self._channels_first(output)))
         self.saturated.append(saturated_share(module, held))
         self.outputs.append(output)
         self.has_gradient.append(0)
-        _put(self.page, 2 * order, tensor)
-        return order
+        return order, _put(self.page, 2 * order, tensor)
 
-    def add_gradient(self, order: int, gradient: Tensor, turn: int) -> None:
-        """Record the gradient that came to an output."""
-        _put(self.page, 2 * order + 1, gradient)
+    def add_gradient(self, order: int, gradient: Tensor, turn: int) -> bool | None:
+        """Record the gradient that came to an output; whether it is not finite (None: not known)."""
         self.has_gradient[order] = 1
         self.reached = turn
+        return _put(self.page, 2 * order + 1, gradient)
 
     def order_of_equal(self, tensor: Tensor) -> int | None:
         """Position of the last output if the tensor looks like a copy of it: same shape, same moments."""
@@ -177,9 +176,13 @@ class Catalogue:
         return self._known[key]
 
 
-def _put(page: Page, row: int, tensor: Tensor) -> None:
+def _put(page: Page, row: int, tensor: Tensor) -> bool | None:
     """Write the moments of what this rank holds; a sum over ranks that nobody has taken yet has none."""
-    if is_plain(tensor) or piece_of(tensor).addends == 1:
-        page.put(row, local(tensor))
-    else:
-        page.put_nothing(row)
+    if is_plain(tensor):
+        return page.put(row, tensor)
+    if piece_of(tensor).addends == 1:
+        held = local(tensor)
+        found = page.put(row, held)
+        return found if held is tensor else None
+    page.put_nothing(row)
+    return None

@@ -34,6 +34,7 @@ from evenflow.watch.moments import Page, Rows
 from evenflow.watch.norms import joint_norm, norms, sums
 from evenflow.watch.ranks.local_gradients import LocalGradients
 from evenflow.watch.ranks.placement import WHOLE, Piece, local, piece_of, rank_and_size
+from evenflow.watch.readings import Readings, Version, version_of
 
 SECOND_MOMENTS = ("exp_avg_sq", "square_avg", "sum")
 """Under which names optimizers keep a running mean (Adagrad: sum) of squared gradients: Adam and its
@@ -131,6 +132,7 @@ class ParameterProbe:
         optimizer: The optimizer.
         models: Prefix → model; gives parameters their names.
         timed: Wraps every hook: measures its time and catches its failures.
+        readings: Is told which gradients were finite.
         elsewhere: Gives the identities of the parameters that other optimizers move.
         backward_ended: Called when a backward pass that reached a parameter is over.
     """
@@ -140,12 +142,14 @@ class ParameterProbe:
         optimizer: torch.optim.Optimizer,
         models: Mapping[str, Inventory],
         timed: Callable[[Callable[..., None]], Callable[..., None]],
+        readings: Readings,
         elsewhere: Callable[[], set[int]] = set,
         backward_ended: Callable[[], None] = lambda: None,
     ) -> None:
         self.optimizer = optimizer
         self._models = models
         self._timed = timed
+        self._readings = readings
         self._elsewhere = elsewhere
         self._backward_seen = backward_ended
         self._handles: list[RemovableHandle] = []
@@ -153,7 +157,7 @@ class ParameterProbe:
         self._asked = False
         self._gradients = Page()
         self._gradient_rows: dict[int, int] = {}
-        self._versions: dict[int, tuple[int, int]] = {}
+        self._versions: dict[int, Version] = {}
         self._weights = Copies()
         self._places: dict[tuple[str, str], ParameterPlace] = {}
         self._sample: ParameterSample | None = None
@@ -391,7 +395,7 @@ class ParameterProbe:
         unread = [
             (parameter, local(parameter.grad))
             for parameter in self.tensors
-            if parameter.grad is not None and self._versions.get(id(parameter)) != _version(parameter.grad)
+            if parameter.grad is not None and self._versions.get(id(parameter)) != version_of(parameter.grad)
         ]
         if self._on_ranks:
             self._keep_addends()
@@ -412,10 +416,6 @@ class ParameterProbe:
 
     def _read(self, parameter: Tensor, gradient: Tensor) -> None:
         key = id(parameter)
-        self._gradients.put(self._gradient_rows.setdefault(key, len(self._gradient_rows)), local(gradient))
-        self._versions[key] = _version(gradient)
-
-
-def _version(tensor: Tensor) -> tuple[int, int]:
-    """Another one for every change of a tensor that autograd knows of."""
-    return id(tensor), tensor._version
+        row = self._gradient_rows.setdefault(key, len(self._gradient_rows))
+        self._readings.note_gradient(gradient, self._gradients.put(row, local(gradient)))
+        self._versions[key] = version_of(gradient)

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -38,6 +39,7 @@ from evenflow.watch import graph
 from evenflow.watch.inventory import Inventory
 from evenflow.watch.moments import Page
 from evenflow.watch.outputs import Catalogue, Output, Pass
+from evenflow.watch.readings import Readings
 
 _TICKETS = 1 << 20
 """Tickets are this times the number of the pass, plus the position of the output."""
@@ -53,6 +55,7 @@ class PassProbe:
         inventory: The model.
         wanted: Whether a module, by its path, is to be recorded.
         timed: Wraps every hook: measures its time and catches its failures.
+        readings: Is told which tensors were finite.
     """
 
     def __init__(
@@ -60,10 +63,13 @@ class PassProbe:
         inventory: Inventory,
         wanted: Callable[[str], bool],
         timed: Callable[[Callable[..., None]], Callable[..., None]],
+        readings: Readings,
     ) -> None:
         self._inventory = inventory
         self._wanted = wanted
         self._timed = timed
+        self._readings = readings
+        self._arrived = timed(self._take_gradient)
         self._handles: dict[str, list[RemovableHandle]] = {}
         self._passes: list[Pass] = []
         self._catalogue = Catalogue()
@@ -197,7 +203,8 @@ class PassProbe:
         one.last = identity
         inputs = _made_from(node, one.nodes)
         described = self._catalogue.describe(call, module, len(one.outputs), tensor, inputs, self._script)
-        order = one.add(described, module, tensor)
+        order, flag = one.add(described, module, tensor)
+        self._readings.note(tensor, flag)
         if tensor.requires_grad:
             one.can_have_gradients = True
             self._expect_gradient(one, order, tensor)
@@ -218,11 +225,11 @@ class PassProbe:
                 return
 
     def _expect_gradient(self, one: Pass, order: int, tensor: Tensor) -> None:
-        def arrived(gradient: Tensor) -> None:
-            if self.on and not self.paused:
-                one.add_gradient(order, gradient, self.turn)
+        tensor.register_hook(partial(self._arrived, one, order))
 
-        tensor.register_hook(self._timed(arrived))
+    def _take_gradient(self, one: Pass, order: int, gradient: Tensor) -> None:
+        if self.on and not self.paused:
+            self._readings.note(gradient, one.add_gradient(order, gradient, self.turn))
 
     def _drop_old(self) -> None:
         if len(self._passes) > _WAITING_PASSES:
@@ -282,7 +289,8 @@ class PassProbe:
             return graph.NOTHING
         made_from = tuple(sorted(one.traced[source] for source in inputs if source in one.traced))
         described = self._catalogue.describe(call, owner, len(one.outputs), output, made_from, self._script)
-        order = one.traced[module, call[1]] = one.add(described, owner, output)
+        order, _ = one.add(described, owner, output)
+        one.traced[module, call[1]] = order
         one.can_have_gradients |= differentiable
         return one.number * _TICKETS + order
 

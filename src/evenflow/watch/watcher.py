@@ -49,6 +49,7 @@ from evenflow.watch.passes import PassProbe
 from evenflow.watch.ranks.local_gradients import LocalGradients
 from evenflow.watch.ranks.placement import is_sharded, rank_and_size
 from evenflow.watch.ranks.team import Team
+from evenflow.watch.readings import Readings
 from evenflow.watch.record import Recorder
 from evenflow.watch.recorder import Flight, FlightRecorder
 from evenflow.watch.recorder.flight import FOLDER
@@ -157,10 +158,15 @@ class Watch:
             return pattern is None or pattern.fullmatch(name) is not None
 
         self._inventories = {prefix: Inventory(model) for prefix, model in models.items()}
-        self._passes = {prefix: PassProbe(one, wanted, timed) for prefix, one in self._inventories.items()}
+        self._readings = Readings()
+        self._passes = {
+            prefix: PassProbe(one, wanted, timed, self._readings) for prefix, one in self._inventories.items()
+        }
         self._offsets = {prefix: MODEL_STRIDE * index for index, prefix in enumerate(models)}
         self._parameters = {
-            name: ParameterProbe(one, self._inventories, timed, self._all_moved, self._backward_ended)
+            name: ParameterProbe(
+                one, self._inventories, timed, self._readings, self._all_moved, self._backward_ended
+            )
             for name, one in self._optimizers.items()
         }
         self._team: Team | None = None
@@ -181,6 +187,7 @@ class Watch:
                 probe.before_reduction = LocalGradients(timed)
         self.recent = Ring()
         """The last steps: figures, and gradient norms of single parameters."""
+        self._attach()  # before the sentinels, which need not read what was read already
         self._flight: FlightRecorder | None = None
         if flight_recorder is not False and is_sharded(models.values()):
             self.event("unsupported", "The flight recorder is off: it cannot run sharded models again.")
@@ -197,6 +204,7 @@ class Watch:
                 folder if flight_recorder is True else os.fspath(flight_recorder),
                 self._flight_written,
                 self.recent,
+                self._readings,
             )
         self._handles = []
         for name, one in self._optimizers.items():
@@ -204,7 +212,6 @@ class Watch:
                 one.register_step_pre_hook(timed(self._before(name))),
                 one.register_step_post_hook(timed(self._after(name))),
             ]
-        self._attach()
         load()
         self._governor.startup_seconds = perf_counter() - began
 
@@ -400,6 +407,7 @@ class Watch:
             self._flight.step_ended(self._timeline.running, seconds)
         self.recent.put(self._timeline.running)
         self._timeline.end_step()
+        self._readings.clear()
         self._stepped.clear()
         if self._team is not None:
             sampling = self._team.step_ended(self._timeline, self._governor.wait)
@@ -488,6 +496,7 @@ class Watch:
             passes.remove()
         for probe in self._parameters.values():
             probe.forget()
+        self._readings.clear()
         self._scale.remove()
         if self._flight is not None:
             self._flight.close()

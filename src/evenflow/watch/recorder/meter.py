@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import wraps
 from time import perf_counter
 from typing import Any, final
 
@@ -34,7 +33,6 @@ class Meter:
     def timed(self, hook: Callable[..., None]) -> Callable[..., None]:
         """The hook, with its time taken here and by the governor."""
 
-        @wraps(hook)
         def metered(*args: Any) -> None:
             began = perf_counter()
             try:

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from evenflow.trace.structure import differentiable, tensors_in
+from evenflow.watch.finite import Flag, bad
 from evenflow.watch.recorder.eager import eager_only
-from evenflow.watch.recorder.finite import Flag, bad
 
 _MOST_PASSES = 32
 """Passes of one step that can be repeated; of more micro-batches the last ones."""

@@ -37,10 +37,11 @@ import torch
 from torch import Tensor, nn
 
 from evenflow.flow import LOSS_PATH, Flow
+from evenflow.watch.finite import bad, is_bad
 from evenflow.watch.guard import Guard
+from evenflow.watch.readings import Readings
 from evenflow.watch.recorder.culprit import Culprit, Direction, Witness
 from evenflow.watch.recorder.dump import write_flight
-from evenflow.watch.recorder.finite import bad, is_bad
 from evenflow.watch.recorder.flight import Flight, Trouble, folder_name
 from evenflow.watch.recorder.meter import Meter
 from evenflow.watch.recorder.passes import LoggedPass, PassLog
@@ -84,6 +85,7 @@ class FlightRecorder:
         folder: Where flights are kept; None to keep them in memory.
         written: Called with each flight.
         ring: The last steps.
+        readings: Says of tensors that were read already whether they were finite.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class FlightRecorder:
         folder: str | None,
         written: Callable[[Flight], None],
         ring: Ring,
+        readings: Readings,
     ) -> None:
         self.flights: list[Flight] = []
         self.ring = ring
@@ -104,7 +107,7 @@ class FlightRecorder:
         self._log_meter = Meter(guard.timed, _LOG_SHARE)
         self._sentinel_meter = Meter(guard.timed, _SENTINEL_SHARE)
         self._log = PassLog(models, self._log_meter.timed, self._backward_began)
-        self._sentinels = Sentinels(models, self._sentinel_meter.timed)
+        self._sentinels = Sentinels(models, self._sentinel_meter.timed, readings)
         self._names = {
             id(parameter): ".".join(filter(None, (prefix, name)))
             for prefix, model in models.items()

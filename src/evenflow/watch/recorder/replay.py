@@ -33,8 +33,9 @@ from evenflow.trace.preserve import gradients_aside, preserved
 from evenflow.trace.recorder import OpRecord, Recorder
 from evenflow.trace.rows import op_rows, parameter_rows
 from evenflow.trace.structure import differentiable, main_tensor, tensors_in
+from evenflow.watch.finite import bad, is_bad
+from evenflow.watch.readings import Readings
 from evenflow.watch.recorder.culprit import Culprit, Direction, Witness
-from evenflow.watch.recorder.finite import bad, is_bad
 from evenflow.watch.recorder.passes import LoggedPass
 from evenflow.watch.recorder.sentinels import Place, Sentinels
 
@@ -86,7 +87,7 @@ def replay(model: nn.Module, one: LoggedPass, usual: set[Place]) -> Replayed:
         graph = Graph(recorder.tape, calls)
         calls.attach(model, _Observer(recorder, graph))
         backward = _Backward(recorder)
-        sentinels = Sentinels({one.prefix: model}, lambda hook: hook)
+        sentinels = Sentinels({one.prefix: model}, lambda hook: hook, Readings())
         sentinels.usual = usual
         sentinels.attach()
         try:

@@ -13,6 +13,11 @@ Gradients of parameters are looked at when the backward pass is over, before a
 clipping spreads what is bad in one over all: where only they are bad, it is their
 owner.
 
+A healthy step, which nearly every one is, should cost little. What the figures of the
+step have read is not read again (:mod:`evenflow.watch.readings`). What a call sent is
+kept, and looked at only if the gradient it became part of turns out bad. PyTorch's own
+layers are visited once, when they return.
+
 Infinities can be meant: an attention mask is −∞ on purpose. What was bad in the
 same place of a healthy step is not held against a module.
 """
@@ -20,9 +25,10 @@ same place of a healthy step is not held against a module.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, final
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias, final
 
 import torch
 from torch import Tensor, nn
@@ -31,17 +37,19 @@ from torch.utils.hooks import RemovableHandle
 
 from evenflow.flow import LOSS_PATH
 from evenflow.trace.structure import differentiable, tensors_in
+from evenflow.watch.finite import Flag, bad, is_bad
 from evenflow.watch.norms import norms
+from evenflow.watch.readings import Readings
 from evenflow.watch.recorder.culprit import Culprit, Direction, Witness
 from evenflow.watch.recorder.eager import eager_only
-from evenflow.watch.recorder.finite import Flag, bad, is_bad
 
 _MOST_PASSES = 64
 """Passes that are kept at most; an evaluation with gradients on would pile up without end."""
 _MOST_NODES = 16
 """Graph nodes of one call that are searched for its lower end. PyTorch's layers have up to four; a module
 that has more (an LSTM unrolled in Python) is judged by the gradients at its doors alone."""
-
+_PARAMETER = (1 << 64) - 1
+"""Number of the nodes that add to the gradients of parameters."""
 
 Place: TypeAlias = tuple[str, int, bool]
 """A door, the same in every step: path of the module, number of its call, whether one enters."""
@@ -59,7 +67,7 @@ class Call:
         began: Number that autograd was to give to the next node when it began.
         leaf: Whether the module has no children.
         inputs: The values that entered, by their graph node and its output.
-        sent: Whether the gradient that it alone sent to them was bad; None if that was not seen.
+        sent: Whether a gradient that it alone sent to them was bad; None if that was not seen.
     """
 
     path: str
@@ -83,14 +91,27 @@ class Call:
 
 @dataclass(slots=True, eq=False)
 class Value:
-    """A tensor with a gradient that went through a door: who returned it, who took it."""
+    """A tensor with a gradient that went through a door: who returned it, who took it.
+
+    What calls have sent to it is kept until it is known whether it matters.
+    """
 
     returned_by: list[Call] = field(default_factory=list)
     taken_by: list[Call] = field(default_factory=list)
+    sent: list[tuple[Call, Tensor]] = field(default_factory=list)
+
+    def judge(self) -> None:
+        """Look at what calls have sent."""
+        for call, gradient in self.sent:
+            flag = bad(gradient)
+            if isinstance(flag, Tensor) and isinstance(call.sent, Tensor):
+                flag = call.sent + flag
+            if call.sent is not True:
+                call.sent = flag or call.sent if not isinstance(flag, Tensor) else flag
+        self.sent.clear()
 
 
-@dataclass(slots=True, eq=False)
-class _Door:
+class _Door(NamedTuple):
     """A tensor that went through a door on the way forward."""
 
     call: Call
@@ -110,10 +131,14 @@ class Sentinels:
     Args:
         models: Prefix → model.
         timed: Wraps every hook: measures its time and catches its failures.
+        readings: Says of tensors that were read already whether they were finite.
     """
 
     def __init__(
-        self, models: Mapping[str, nn.Module], timed: Callable[[Callable[..., None]], Callable[..., None]]
+        self,
+        models: Mapping[str, nn.Module],
+        timed: Callable[[Callable[..., None]], Callable[..., None]],
+        readings: Readings,
     ) -> None:
         self._models = models
         self._parameters = {
@@ -121,7 +146,10 @@ class Sentinels:
             for prefix, model in models.items()
             for name, parameter in model.named_parameters()
         }
+        self._readings = readings
         self._timed = timed
+        self._arrived = timed(self._take_arrival)
+        self._sent = timed(self._take_sent)
         self._handles: list[RemovableHandle] = []
         self.usual: set[Place] = set()
         """Places that were not finite in healthy steps."""
@@ -134,7 +162,7 @@ class Sentinels:
         self._gradients: list[tuple[int, list[str], Tensor]] = []
         self._asked = False
         self._passes = 0
-        self._latest: tuple[Tensor, int, Flag] | None = None
+        self._node_number = 0
         self._active = False
 
     @property
@@ -156,6 +184,10 @@ class Sentinels:
                     continue
                 name = ".".join(filter(None, (prefix, path)))
                 leaf = next(module.children(), None) is None
+                if leaf and path and _leaves_inputs(module):
+                    visit = self._timed(self._visitor(name))
+                    self._handles.append(module.register_forward_hook(eager_only(visit), with_kwargs=True))
+                    continue
                 enter = self._timed(self._enterer(name, leaf))
                 self._handles += [
                     module.register_forward_pre_hook(eager_only(enter), with_kwargs=True),
@@ -184,7 +216,6 @@ class Sentinels:
         self._gradients.clear()
         self._asked = False
         self._passes = 0
-        self._latest = None
         self._active = False
 
     def healthy(self) -> None:
@@ -196,19 +227,12 @@ class Sentinels:
     def _enterer(self, path: str, leaf: bool) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
             again = _in_backward()
-            if not self._stack and not again:
-                self._active = torch.is_grad_enabled() and self._passes < _MOST_PASSES
-                if self._active:
-                    self._passes += 1
-                    self._counts.clear()
-            caller = self._stack[-1] if self._stack else None
-            call = Call(path, self._counts[path], caller, self._passes - 1, _next_number(), leaf)
-            self._counts[path] += 1
-            self._ran.add(path)
+            call = self._opened(path, leaf, _next_number(), again)
             if self._active:
-                for tensor in _floating((args, kwargs)):
+                for tensor in _floating(args, kwargs):
                     self._look(call, tensor, entered=True, silent=again)
             self._stack.append(call)
+            self._node_number = call.began
 
         return hook
 
@@ -217,23 +241,48 @@ class Sentinels:
             return
         call = self._stack.pop()
         if self._active:
-            tensors = list(_floating(output))
+            tensors = _floating(output)
+            again = _in_backward()
             for tensor in tensors:
-                self._look(call, tensor, entered=False, silent=_in_backward())
+                self._look(call, tensor, entered=False, silent=again)
             if call.leaf and call.inputs:
                 self._watch_lower_end(call, tensors)
-        if not self._stack:
-            self._latest = None
+        self._node_number = _next_number()
+
+    def _visitor(self, path: str) -> Callable[..., None]:
+        """In place of both, for a layer that leaves its inputs as they are."""
+
+        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            again = _in_backward()
+            call = self._opened(path, True, self._node_number if self._stack else 0, again)
+            if self._active:
+                for tensor in _floating(args, kwargs):
+                    self._look(call, tensor, entered=True, silent=again)
+                tensors = _floating(output)
+                for tensor in tensors:
+                    self._look(call, tensor, entered=False, silent=again)
+                if call.inputs:
+                    self._watch_lower_end(call, tensors)
+            self._node_number = _next_number()
+
+        return hook
+
+    def _opened(self, path: str, leaf: bool, began: int, again: bool) -> Call:
+        """A module is called; ``again`` by a checkpoint, inside the backward pass."""
+        caller = self._stack[-1] if self._stack else None
+        if caller is None and not again:
+            self._active = torch.is_grad_enabled() and self._passes < _MOST_PASSES
+            if self._active:
+                self._passes += 1
+                self._counts.clear()
+        number = self._counts[path]
+        self._counts[path] = number + 1
+        self._ran.add(path)
+        return Call(path, number, caller, self._passes - 1, began, leaf)
 
     def _look(self, call: Call, tensor: Tensor, *, entered: bool, silent: bool) -> None:
         if not silent:
-            known = self._latest
-            if known is not None and known[0] is tensor and known[1] == tensor._version:
-                flag = known[2]
-            else:
-                flag = bad(tensor)
-                self._latest = (tensor, tensor._version, flag)
-            self._doors.append(_Door(call, entered, flag))
+            self._doors.append(_Door(call, entered, self._readings.bad(tensor)))
         node = tensor.grad_fn
         if node is None:
             return
@@ -241,7 +290,7 @@ class Sentinels:
         value = self._values.get(key)
         if value is None:
             value = self._values[key] = Value()
-            tensor.register_hook(self._timed(self._arrival(value)))
+            tensor.register_hook(partial(self._arrived, value))
         if entered:
             value.taken_by.append(call)
             call.inputs.add(key)
@@ -250,23 +299,27 @@ class Sentinels:
 
     # --- on the way back ------------------------------------------------------
 
-    def _arrival(self, value: Value) -> Callable[[Tensor], None]:
-        def hook(gradient: Tensor) -> None:
-            if self._active or self._values:
-                self._arrivals.append((value, bad(gradient)))
-                if not self._asked:
-                    self._asked = True
-                    engine: Any = torch.autograd.Variable._execution_engine
-                    engine.queue_callback(self._timed(self._backward_ended))
-
-        return hook
+    def _take_arrival(self, value: Value, gradient: Tensor) -> None:
+        if self._active or self._values:
+            flag = self._readings.bad(gradient)
+            self._arrivals.append((value, flag))
+            if flag is False:  # so is all that was sent
+                value.sent.clear()
+            else:
+                value.judge()
+            if not self._asked:
+                self._asked = True
+                engine: Any = torch.autograd.Variable._execution_engine
+                engine.queue_callback(self._timed(self._backward_ended))
 
     def _backward_ended(self) -> None:
         self._asked = False
         found = {
             name: parameter.grad
             for name, parameter in self._parameters.items()
-            if parameter.grad is not None and parameter.grad.layout is torch.strided
+            if parameter.grad is not None
+            and parameter.grad.layout is torch.strided
+            and not self._readings.finite_gradient(parameter.grad)
         }
         if found:
             self._gradients.append((self._passes - 1, list(found), norms(list(found.values()))))
@@ -274,41 +327,46 @@ class Sentinels:
     def _watch_lower_end(self, call: Call, outputs: Iterable[Tensor]) -> None:
         """Look at the gradients that leave the call's own part of the graph, besides those of its weights."""
         pending = [output.grad_fn for output in outputs if output.grad_fn is not None]
+        pending = [node for node in pending if call.began <= node._sequence_nr() < _PARAMETER]
         seen: list[Node] = []
         while pending:
             node = pending.pop()
-            if node in seen or node._sequence_nr() < call.began or _accumulates(node):
+            if node in seen:
                 continue
             seen.append(node)
             if len(seen) > _MOST_NODES:
                 return
-            edges = node.next_functions
-            below = [
-                place
-                for place, (child, output) in enumerate(edges)
-                if child is not None and (child._sequence_nr(), output) in call.inputs
-            ]
+            below: list[tuple[int, Value]] = []
+            for place, (child, output) in enumerate(node.next_functions):
+                if child is None:
+                    continue
+                number = child._sequence_nr()
+                if (number, output) in call.inputs:
+                    below.append((place, self._values[number, output]))
+                elif call.began <= number < _PARAMETER:
+                    pending.append(child)
             if below:
                 call.sent = False
-                node.register_hook(self._timed(self._sender(call, below)))
-            pending += [child for child, _ in edges if child is not None]
+                node.register_hook(partial(self._sent, call, below))
 
-    def _sender(self, call: Call, places: list[int]) -> Callable[..., None]:
-        def hook(sent: tuple[Tensor | None, ...], received: tuple[Tensor | None, ...]) -> None:
-            for place in places:
-                gradient = sent[place]
-                if gradient is not None and call.sent is not True:
-                    flag = bad(gradient)
-                    if isinstance(flag, Tensor) and isinstance(call.sent, Tensor):
-                        flag = call.sent + flag
-                    call.sent = flag or call.sent if not isinstance(flag, Tensor) else flag
-
-        return hook
+    def _take_sent(
+        self,
+        call: Call,
+        below: Iterable[tuple[int, Value]],
+        sent: Sequence[Tensor | None],
+        received: Sequence[Tensor | None],
+    ) -> None:
+        for place, value in below:
+            gradient = sent[place]
+            if gradient is not None:
+                value.sent.append((call, gradient))
 
     # --- the verdict ----------------------------------------------------------
 
     def culprit(self) -> Culprit | None:
         """Who made the first bad number of this step; None if all that was seen is fine."""
+        for value in self._values.values():
+            value.judge()
         for door in self._doors:
             if door.place not in self.usual and is_bad(door.flag):
                 return _forward(door)
@@ -355,12 +413,23 @@ def _backward(value: Value) -> Culprit:
     return Culprit(Direction.BACKWARD, guilty.path, guilty.micro_batch, Witness.IN_SITU)
 
 
-def _floating(value: Any) -> Iterator[Tensor]:
-    return (tensor for tensor in tensors_in(value) if differentiable(tensor) and not tensor.is_meta)
+def _floating(*values: Any) -> list[Tensor]:
+    """The tensors among some values that can have gradients, or their like."""
+    found: list[Tensor] = []
+    for value in values:
+        if type(value) is Tensor:
+            found.append(value)
+        elif type(value) is tuple and len(value) == 1 and type(value[0]) is Tensor:
+            found.append(value[0])
+        elif type(value) is not dict or value:
+            found += tensors_in(value)
+    return [tensor for tensor in found if differentiable(tensor) and not tensor.is_meta]
 
 
-def _accumulates(node: Node) -> bool:
-    return node.name().endswith("AccumulateGrad")
+def _leaves_inputs(module: nn.Module) -> bool:
+    """Whether a module is one of PyTorch's, which write into their inputs only when told so."""
+    ours = type(module).__module__.startswith("torch.nn.modules.")
+    return ours and not getattr(module, "inplace", False)
 
 
 def _in_backward() -> bool:
