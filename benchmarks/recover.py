@@ -92,7 +92,7 @@ def _recurrent(name: str, task: Task, net: dict[str, Any], steps: int, goal: flo
 
 def adding() -> Piece:
     """Two numbers of 150 to be added."""
-    return _recurrent("adding", Adding(150), {"inputs": 2, "hidden": 64, "outputs": 1}, 1500, 0.01, 300)
+    return _recurrent("adding", Adding(150), {"inputs": 2, "hidden": 64, "outputs": 1}, 1500, 0.01, 800)
 
 
 def copy() -> Piece:
@@ -182,7 +182,7 @@ def transformer() -> Piece:
         metric=lambda model: (task.baseline - fresh_loss(model, task, batch=128)) / gap,
         name="transformer",
     )
-    return Piece(program, ("share of the gap closed", lambda x: x), lambda x: x >= 0.1, 30, 4)
+    return Piece(program, ("share of the gap closed", lambda x: x), lambda x: x >= 0.1, 75, 4)
 
 
 PIECES = {"adding": adding, "copy": copy, "gan": gan, "transformer": transformer}

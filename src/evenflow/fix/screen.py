@@ -2,7 +2,9 @@
 
 A patch that cannot be applied says why. One that leaves a gradient NaN, infinite
 or zero everywhere is refuted. Where the alarm was about gradients that vanish or
-explode, so is one that makes their end-to-end gain worse.
+explode, so is one that makes their end-to-end gain worse. Where it was that the early
+steps of a sequence are not felt, so is one that leaves it so: until a net feels them
+its loss stays where it is, and a short trial would see no difference.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import math
 import torch
 
 from evenflow.diagnose import Symptom
+from evenflow.diagnose.rules.vanishing_through_time import VanishingThroughTime
 from evenflow.errors import EvenflowError
 from evenflow.fix.remedy import Case
 from evenflow.flow import Flow, Role
@@ -21,6 +24,10 @@ from evenflow.surgery import Patch
 WORSE = 0.5
 """Decades by which an end-to-end gain may be worse, for one draw of the weights moves it as well:
 β of a 50-layer ReLU net of 128 units is 2, ±.6 decades (evenflow.theory.chains)."""
+
+LONGER = 2.0
+"""Times as many time steps as before must be felt, if most still are not: a judgement; one draw of the
+weights moves their number by a few per cent."""
 
 _ABOUT_GRADIENTS = frozenset({Symptom.VANISHING_GRADIENT, Symptom.EXPLODING_GRADIENT})
 
@@ -44,7 +51,16 @@ def screen(case: Case, patch: Patch) -> str | None:
         if (fault := _fault(flow)) is not None:
             return fault
         before = case.report.flows.get(role)
-        if before is not None and case.symptoms & _ABOUT_GRADIENTS:
+        if before is None:
+            continue
+        was, now = _felt(before), _felt(flow)
+        if was < 1.0:  # the end-to-end gain crosses a recurrence once, not step by step
+            only = {finding.code for finding in case.findings} == {VanishingThroughTime.code}
+            if only and now < min(1.0, LONGER * was):
+                return (
+                    f"On one batch the loss feels {now:.0%} of the time steps, {was:.0%} without the patch."
+                )
+        elif case.symptoms & _ABOUT_GRADIENTS:
             was, now = _gain(before), _gain(flow)
             if now > was + WORSE:
                 return (
@@ -62,6 +78,12 @@ def _fault(flow: Flow) -> str | None:
     if not gradients or not any(stats.mean_square > 0 for stats in gradients.values()):
         return "On one batch every gradient is zero."
     return None
+
+
+def _felt(flow: Flow) -> float:
+    """Share of the time steps of the worst recurrence that the loss feels, if they are few; else 1."""
+    findings = VanishingThroughTime().check(flow)
+    return min((1.0 - (finding.evidence[0].value or 0.0) for finding in findings), default=1.0)
 
 
 def _gain(flow: Flow) -> float:

@@ -1,4 +1,10 @@
-"""Norms moved into the branches of a transformer, or its residuals scaled up."""
+"""Norms moved into the branches of a transformer, or its residuals scaled up.
+
+In a stack so deep that EF403 remarks on it pre-LN goes before all other remedies: its
+gradients are of one size from the first block to the last, so it trains at the full
+learning rate at once, where post-LN of 18 layers diverges even with a warm-up (Liu et
+al., EMNLP 2020).
+"""
 
 from __future__ import annotations
 
@@ -6,6 +12,7 @@ from collections.abc import Iterator
 from typing import ClassVar, final
 
 from evenflow.diagnose import CauseName
+from evenflow.diagnose.rules.post_ln_depth import PostLnDepth
 from evenflow.fix.remedy import Case, Remedy
 from evenflow.surgery import DeepNormScaling, Patch, PreNorm, WarmUp
 
@@ -18,6 +25,11 @@ class Prenormalise(Remedy):
     causes: ClassVar = {CauseName.POST_LN_DEPTH: 1.0}
     reference = "Xiong et al., ICML 2020; Wang et al., DeepNet, 2022"
     unless = "The model has no transformer layers with the norm behind the sum."
+
+    def first(self, case: Case) -> int:
+        """See :class:`Remedy`."""
+        deep = any(one.code == PostLnDepth.code for one in case.report.findings)
+        return 1 if deep and CauseName.POST_LN_DEPTH in case.causes else 0
 
     def patches(self, case: Case) -> Iterator[Patch]:
         """See :class:`Remedy`."""

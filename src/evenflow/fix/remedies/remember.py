@@ -1,4 +1,9 @@
-"""Memory for long sequences: gated cells, or a plain net that starts as the identity."""
+"""Memory for long sequences: gated cells, or a plain net that starts as the identity.
+
+Where the loss does not feel the early steps (EF103), a net that starts as the identity and
+an LSTM with chrono biases go before all other remedies: at the start both carry the
+gradient through the whole sequence, which neither a learning rate nor a norm can do.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +13,12 @@ from typing import ClassVar, final
 from torch import nn
 
 from evenflow.diagnose import CauseName, Symptom
+from evenflow.diagnose.rules.vanishing_through_time import VanishingThroughTime
 from evenflow.fix.remedy import Case, Remedy
 from evenflow.surgery import ClipGradient, InitRecurrent, Patch, ReplaceCell
+
+FIRST = 2
+"""Recipes tried before all others: identity recurrence and chrono biases."""
 
 
 @final
@@ -21,6 +30,11 @@ class Remember(Remedy):
     symptoms: ClassVar = {Symptom.VANISHING_GRADIENT: 0.6, Symptom.LOSS_NOT_DECREASING: 0.5}
     reference = "Hochreiter & Schmidhuber 1997; Le, Jaitly & Hinton 2015; Tallec & Ollivier, ICLR 2018"
     unless = "The model has no recurrent layer."
+
+    def first(self, case: Case) -> int:
+        """See :class:`Remedy`."""
+        forgets = any(one.code == VanishingThroughTime.code for one in case.findings)
+        return FIRST if forgets and case.modules(nn.RNN) else 0
 
     def patches(self, case: Case) -> Iterator[Patch]:
         """See :class:`Remedy`."""
