@@ -23,6 +23,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -90,6 +91,11 @@ class Axis:
         return _weights(self.sizes)
 
     @property
+    def shares(self) -> Array:
+        """Share of all pairs in each class [C]."""
+        return _shares(self.sizes)
+
+    @property
     def bounds(self) -> tuple[int, ...]:
         """Where segments end."""
         return tuple(accumulate(self.sizes))
@@ -111,6 +117,11 @@ def _weights(sizes: tuple[int, ...]) -> Array:
     return np.array(sizes) / sum(sizes)
 
 
+@lru_cache(maxsize=4096)
+def _shares(sizes: tuple[int, ...]) -> Array:
+    return np.asarray(_counts(sizes) / sum(sizes) ** 2)
+
+
 @lru_cache(maxsize=256)
 def _sides(segments: int) -> tuple[Indices, Indices, Indices]:
     a, b = np.divmod(np.arange(segments**2), segments)
@@ -130,6 +141,14 @@ def joined(a: Axis, b: Axis) -> Axis:
     if len(bounds) > MAX_SEGMENTS:
         return a if a.segments >= b.segments else b
     return Axis(tuple(end - start for start, end in zip([0, *bounds], bounds, strict=False)))
+
+
+def weighted(values: Array, at: int, weights: Array) -> Array:
+    """Weighted sum over one axis of an array; the others stay in order."""
+    before, after = values.shape[:at], values.shape[at + 1 :]
+    if not after:
+        return np.asarray(values @ weights)
+    return (weights @ values.reshape(math.prod(before), len(weights), -1)).reshape(*before, *after)
 
 
 @lru_cache(maxsize=4096)

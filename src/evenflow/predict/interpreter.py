@@ -17,7 +17,6 @@ asks its rule for the output's :class:`~evenflow.predict.fields.Field`.
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -27,7 +26,7 @@ from typing import Any, final
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from evenflow.flow import Stats
 from evenflow.predict import entries, pointwise, variety
@@ -38,6 +37,9 @@ from evenflow.predict.rules.registry import Context, NoRuleError
 from evenflow.predict.shapes import Shapes
 from evenflow.predict.spread import PredictedStats, log_variance
 from evenflow.predict.table import constant
+
+_NoDispatch, _NoFunctions = torch._C._DisableTorchDispatch, torch._C.DisableTorchFunction
+"""Keep what rules compute with real tensors from all modes."""
 
 MAX_KNOWN = 1 << 22
 """Entries up to which a tensor that is not random is computed beside; 4 M hold a mask of 2048²."""
@@ -185,7 +187,7 @@ class Interpreter(TorchDispatchMode):
         if found is None:
             return Stats(tensor.numel(), math.nan, math.nan)
         try:
-            with _disable_current_modes():
+            with _NoDispatch(), _NoFunctions():
                 table = found.table
                 square = table.mean_square
                 beta = log_variance(found, one_sample=one_sample) if square > 0 else 0.0
@@ -202,7 +204,7 @@ class Interpreter(TorchDispatchMode):
         found = self.field_of(tensor)
         if found is None:
             return None, None
-        with _disable_current_modes():
+        with _NoDispatch(), _NoFunctions():
             return variety.sample_spread(found.table), variety.token_spread(found.table)
 
     def model_runs(self) -> None:
@@ -264,7 +266,7 @@ class Interpreter(TorchDispatchMode):
         make = OUTPUTS.get(op.name)
         output = self._shapes.run(func, tuple(args), kwargs) if make is None else make(*args, **kwargs)
         outputs = list(output) if isinstance(output, (list, tuple)) else [output]
-        with _disable_current_modes() if _modes() else contextlib.nullcontext():
+        with _NoDispatch(), _NoFunctions():
             results = self._interpret(op, tensors, outputs, args, kwargs)
         for tensor, value in zip(outputs, results, strict=False):
             if isinstance(tensor, Tensor):
@@ -379,12 +381,6 @@ class Interpreter(TorchDispatchMode):
             "the model asks for the value of a tensor (.item(), bool() or a shape that depends on data), "
             "and that value depends on random numbers"
         )
-
-
-def _modes() -> bool:
-    """Whether some mode sees what runs now."""
-    active: int = torch._C._len_torch_dispatch_stack()
-    return active > 0
 
 
 def _unwritten(like: Tensor) -> Leaf | None:

@@ -24,7 +24,7 @@ deviations from .01 to 10 (tests compare with adaptive quadrature).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
@@ -222,13 +222,8 @@ def _distinct(array: Array) -> Array:
 
 
 def _coefficients_of(f: Scalar, mean: float, variance: float) -> Array:
-    key = (f.key, mean, variance)
-    found = _coefficients.get(key)
-    if found is None:
-        if len(_coefficients) >= COEFFICIENTS:
-            _coefficients.clear()
-        found = _coefficients[key] = _expanded(f, mean, math.sqrt(max(variance, 0.0)))
-    return found
+    found = _coefficients.get((f.key, mean, variance))
+    return _expanded(f, [(mean, variance)])[0] if found is None else found
 
 
 def _series(f: Scalar, mean: Array, variance: Array) -> Array:
@@ -236,21 +231,33 @@ def _series(f: Scalar, mean: Array, variance: Array) -> Array:
     mean, variance = np.broadcast_arrays(mean, variance)
     keys = list(zip(mean.ravel().tolist(), variance.ravel().tolist(), strict=True))
     position = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+    new = [key for key in position if (f.key, *key) not in _coefficients]
+    if new:
+        _expanded(f, new)
     found = np.array([_coefficients_of(f, *key) for key in position])
     if len(position) > 1:
         found = found[[position[key] for key in keys]]
     return found.reshape(*(mean.shape if len(position) > 1 else (1,) * mean.ndim), -1)
 
 
-def _expanded(f: Scalar, mean: float, std: float) -> Array:
-    """As :func:`_series`, at one mean and standard deviation [MOST + len(TERMS) + 1]."""
-    kink = min(max(-mean / std, -3.0), 3.0) if std > 0 else 0.0
-    z, hermite = _hermite(kink)
-    values = f(torch.from_numpy(mean + std * z)).numpy()
-    coefficients = hermite @ values
-    square = float((hermite[0] * values) @ values)
-    rest = [math.sqrt(max(square - float((coefficients[:terms] ** 2).sum()), 0.0)) for terms in TERMS]
-    return np.concatenate([coefficients, rest, [math.sqrt(square)]])
+def _expanded(f: Scalar, places: Sequence[tuple[float, float]]) -> Array:
+    """As :func:`_series`, at new means and variances, and remembers it [places, MOST + len(TERMS) + 1]."""
+    if len(_coefficients) + len(places) > COEFFICIENTS:
+        _coefficients.clear()
+    means, stds = (np.array(column) for column in zip(*places, strict=True))
+    stds = np.sqrt(np.maximum(stds, 0.0))
+    kinks = np.divide(-means, stds, out=np.zeros_like(means), where=stds > 0).clip(-3.0, 3.0)
+    result = np.empty((len(places), MOST + len(TERMS) + 1))
+    for kink in dict.fromkeys(kinks.tolist()):
+        here = kinks == kink
+        z, hermite = _hermite(kink)
+        values = f(torch.from_numpy(means[here, None] + stds[here, None] * z)).numpy()
+        coefficients, squares = values @ hermite.T, (values**2) @ hermite[0]
+        parts = np.cumsum(coefficients**2, -1)[:, np.array(TERMS) - 1]
+        rest = np.sqrt(np.maximum(squares[:, None] - parts, 0.0))
+        result[here] = np.concatenate([coefficients, rest, np.sqrt(squares)[:, None]], -1)
+    _coefficients.update(zip(((f.key, *place) for place in places), result, strict=True))
+    return result
 
 
 @lru_cache(maxsize=64)

@@ -40,7 +40,7 @@ from typing import Any
 import numpy as np
 
 from evenflow.flow import Stats
-from evenflow.predict.axes import Array
+from evenflow.predict.axes import Array, weighted
 from evenflow.predict.fields import Field, Leaf, Made, Sum
 from evenflow.predict.pointwise import Expression, Term, as_terms
 from evenflow.predict.scalar import Scalar, expect_pair, times
@@ -146,8 +146,8 @@ def _relative(table: Table, values: Array, squares: Array, dims: tuple[int, ...]
     weights = np.ones(())
     for at, (axis, pairs) in reversed(list(enumerate(zip(table.axes, free, strict=True)))):
         if pairs:
-            values = np.tensordot(axis.counts / axis.n**2, values, (0, at))
-            squares = np.tensordot(axis.weights, squares, (0, at))
+            values = weighted(values, at, axis.shares)
+            squares = weighted(squares, at, axis.weights)
         else:
             values = values[(slice(None),) * at + (axis.agree,)]
             weights = np.multiply.outer(axis.weights, weights)

@@ -308,7 +308,7 @@ class Table:
         if mean is not None:
             average = mean
             for axis in at:
-                average = np.expand_dims(np.tensordot(self.axes[axis].weights, average, (0, axis)), axis)
+                average = np.expand_dims(axes.weighted(average, axis, self.axes[axis].weights), axis)
             mean = mean - average
         return Table(self.dims, table, mean)
 
@@ -329,11 +329,14 @@ class Table:
     def averaged_over(self, over: Sequence[int], by_segment: Array) -> Array:
         """Average of a quantity by segments over some dimensions, which stay with size 1."""
         for axis in [self.first_axis(dim) + k for dim in over for k in range(len(self.dims[dim]))]:
-            by_segment = np.expand_dims(np.tensordot(self.axes[axis].weights, by_segment, (0, axis)), axis)
+            by_segment = np.expand_dims(axes.weighted(by_segment, axis, self.axes[axis].weights), axis)
         return by_segment
 
     def sides(self, by_segment: Array) -> tuple[Array, Array]:
-        """A quantity by segments, at the first and the second entry of each pair class (or of size 1)."""
+        """A quantity by segments, at the first and the second entry of each pair class.
+
+        Along axes without segments the results have size 1.
+        """
         if by_segment.size == 1:  # no axis is segmented
             everywhere = by_segment.reshape((1,) * self.second.ndim)
             return everywhere, everywhere
@@ -343,27 +346,35 @@ class Table:
 
 @lru_cache(maxsize=4096)
 def _side_indices(axes_of: tuple[Axis, ...]) -> tuple[tuple[Indices, ...], tuple[Indices, ...]]:
-    return np.ix_(*(axis.left for axis in axes_of)), np.ix_(*(axis.right for axis in axes_of))
+    one = np.zeros(1, dtype=np.intp)
+    left, right = (
+        [one if axis.segments == 1 else getattr(axis, side) for axis in axes_of] for side in ("left", "right")
+    )
+    return np.ix_(*left), np.ix_(*right)
 
 
 def _average(by_segment: Array, axes_of: Sequence[Axis]) -> Array:
     if by_segment.size == 1:  # no axis is segmented
         return by_segment.reshape(())
     for axis in axes_of:
-        by_segment = np.tensordot(axis.weights, by_segment, (0, 0))
+        by_segment = axes.weighted(by_segment, 0, axis.weights)
     return by_segment
 
 
 def _along(values: Array, axis: int, matrix: Array) -> Array:
-    return np.moveaxis(np.tensordot(matrix, values, (1, axis)), 0, axis)
+    before, after = values.shape[:axis], values.shape[axis + 1 :]
+    if not after:
+        return values @ matrix.T
+    flat = values.reshape(math.prod(before), values.shape[axis], -1)
+    return (matrix @ flat).reshape(*before, len(matrix), *after)
 
 
 def _summed(values: Array, weights: Sequence[tuple[int, Array]]) -> Array:
     """Weighted sums over some axes, in which what cancels becomes zero."""
     size = np.abs(values)
     for at, weight in sorted(weights, key=lambda pair: -pair[0]):
-        values = np.tensordot(weight, values, (0, at))
-        size = np.tensordot(weight, size, (0, at))
+        values = axes.weighted(values, at, weight)
+        size = axes.weighted(size, at, weight)
     return np.where(np.abs(values) <= NEGLIGIBLE * size, 0.0, values)
 
 
