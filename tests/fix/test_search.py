@@ -61,12 +61,12 @@ def _run(noise: float = 0.0) -> Outcome:
 
 def test_most_promising_patches_reach_the_trials_though_they_lose_the_race() -> None:
     tried = [trial.remedy for trial in _run(noise=0.001).trials]
-    assert tried == ["by 2.0", "by 3.0", "by 7.0", "by 6.0", "by 5.0"]
+    assert tried == ["by 2.0", "by 3.0", "by 7.0", "by 6.0"]
 
 
 def test_doubtful_gains_are_tried_from_as_many_seeds_again() -> None:
     counts = {trial.remedy: len(trial.differences) for trial in _run(noise=0.35).trials}
-    assert counts == {"by 2.0": 3, "by 3.0": 3, "by 7.0": 6, "by 6.0": 6, "by 5.0": 3}
+    assert counts == {"by 2.0": 3, "by 3.0": 3, "by 7.0": 6, "by 6.0": 6}
 
 
 def test_clear_gains_need_no_more_seeds() -> None:

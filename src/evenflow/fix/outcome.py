@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -38,6 +39,7 @@ class Tried:
         losses_after: Of the patched one, likewise.
         code: The patch as Python for this very program; empty where ``patch.code(model)`` gives it.
         flow: The first batch with the patch; None if it was not confirmed, or could not be measured.
+        measure: What the scores are: ``metric``; minus the ``loss``; or its ``fall``, as a logarithm.
     """
 
     patch: Patch
@@ -51,6 +53,7 @@ class Tried:
     losses_after: tuple[tuple[float, ...], ...] = ()
     code: str = ""
     flow: Flow | None = field(default=None, compare=False)
+    measure: str = "loss"
 
     @property
     def differences(self) -> tuple[float, ...]:
@@ -87,6 +90,43 @@ class Tried:
         if low > 0:
             return Verdict.CONFIRMED
         return Verdict.REFUTED if high <= 0 else Verdict.INCONCLUSIVE
+
+
+def ranked(confirmed: Sequence[Tried]) -> list[Tried]:
+    """Best first, and before all the smallest of those that seeds cannot tell from the best."""
+    if not confirmed:
+        return []
+    comparable = all(_same_baseline(one, confirmed[0]) for one in confirmed)
+
+    def worth(trial: Tried) -> float:
+        # Gains over a baseline that broke are counted from a floor of each patch's own.
+        return mean(trial.patched) if comparable else trial.effect
+
+    best = max(confirmed, key=worth)
+    as_good = [trial for trial in confirmed if not _surpassed(trial, best)]
+    rest = [trial for trial in confirmed if trial not in as_good]
+    return [
+        *sorted(as_good, key=lambda trial: (trial.patch.size, -worth(trial))),
+        *sorted(rest, key=lambda trial: -worth(trial)),
+    ]
+
+
+def _surpassed(trial: Tried, best: Tried) -> bool:
+    """Whether the other is better beyond doubt: seed by seed, or by intervals if seeds do not pair."""
+    if _same_baseline(trial, best):
+        pairs = zip(best.patched, trial.patched, strict=False)
+        found = interval([one - other for one, other in pairs])
+        return found is not None and found[0] > 0
+    if trial.interval is None or best.interval is None:
+        return trial.effect < best.effect
+    return trial.interval[1] < best.interval[0]
+
+
+def _same_baseline(one: Tried, other: Tried) -> bool:
+    """Whether two patches were tried against the same trainings by the same measure, or one against more."""
+    count = min(len(one.baseline), len(other.baseline))
+    same = one.steps == other.steps and one.measure == other.measure
+    return same and one.baseline[:count] == other.baseline[:count]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,17 +1,17 @@
-"""The search: screen, race, duel, and combinations only where single patches fail.
+"""The search: waves of a race and a duel, then growth; pairs and longer trials only where nothing works.
 
 *Recipes.* What a remedy makes for just this case duels at once; if it is confirmed, the
 search ends there, for in a net of a thousand layers even measuring the others takes minutes.
 
-*Race.* All candidates train for a few steps from one seed; those that break or do
-worse than the program itself go, and so does the worse half of the rest. The
-survivors train for twice as many steps, and so on (successive halving).
-*Duel.* The last few train beside the unpatched program from several seeds, with
-the same weights where the patch leaves them and the same batches.
-
-References:
-    K. Jamieson & A. Talwalkar, "Non-stochastic best arm identification and
-    hyperparameter optimization", AISTATS 2016 (successive halving).
+*Waves.* Candidates come a few at a time, the most promising first, and are screened only
+then. They *race* from one seed for half a trial; those that break or do worse than the
+program go. The best *duel*: they train beside the unpatched program from several seeds,
+with the same weights where the patch leaves them and the same batches. Once a patch is
+confirmed, the next wave races against it, and the first wave without a better one is the last.
+*Growth.* Programs have more than one fault. The best patch is joined with what else was
+promising, one edit more at a time, for as long as the larger patch is confirmed to be better.
+*Last resorts.* Where nothing is confirmed, doubtful gains are tried from more seeds, then
+pairs of patches, then longer trials, for some cures show late.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from evenflow.check import Report, check
 from evenflow.errors import EvenflowError
 from evenflow.fix.candidates import Candidate, left_out, proposed
 from evenflow.fix.course import Course, train
-from evenflow.fix.outcome import Outcome, Refuted, Tried, Verdict
+from evenflow.fix.outcome import Outcome, Refuted, Tried, Verdict, ranked
 from evenflow.fix.remedy import Case
 from evenflow.fix.screen import screen
 from evenflow.flow import Flow
@@ -44,19 +44,25 @@ SHARE = 0.1
 """Of the program's own training: length of the longest trial."""
 SHORTEST = 20
 """Steps of a trial at least: a loss of single batches says less than that."""
-RUNGS = (0.25, 0.5)
-"""Lengths of the race's rounds, as shares of the longest trial."""
-FINALISTS = 5
-"""Patches that duel."""
+WAVE = 8
+"""Patches that race at a time."""
+RACE = 0.5
+"""Length of a race, as a share of the longest trial."""
+FINALISTS = 4
+"""Patches of a wave that duel."""
 SAME = 2
-"""Patches of one remedy that go on from a round by their score."""
+"""Patches of one remedy that go on from a race by their score."""
 PROMISING = 2
 """Patches that go on by their promise, whatever their score: what learns late loses short races."""
 DOUBTFUL = 2
 """Patches with a gain that is not beyond doubt, which are tried from more seeds if no other is confirmed. A
 second look makes a chance confirmation somewhat likelier than 2.5 %, at most twice."""
-PAIRED = 6
+PAIRED = 4
 """Patches that are combined with each other, if none alone is confirmed."""
+LARGEST = 3
+"""Edits of a patch that grew: one more than the median that a repair may have."""
+LONGER = 4
+"""Length of the last trials of all, in trials, if nothing else was confirmed."""
 
 
 class Track(Protocol):
@@ -70,6 +76,9 @@ def silently(title: str, items: Iterable[Any], total: int) -> Iterable[Any]:
     """Shows nothing."""
     return items
 
+
+AND = " and "
+"""Between the names of remedies of which a patch is joined."""
 
 Job: TypeAlias = tuple[Patch | None, int, int]
 """(patch or None, seed, steps): one training."""
@@ -112,8 +121,8 @@ def fix(
         program: What is ill; a healthy one is left alone.
         report: Its check, if it was made before; else it is made now.
         seeds: Of the paired trials; at least two, or no effect has an interval.
-        steps: Length of the longest trial; a tenth of the program's training by default, at least
-            20 steps where it has as many.
+        steps: Length of a trial; a tenth of the program's training by default, but at least 20 steps,
+            and all of a training that has no more than twice as many.
         ignore: Names of remedies to leave out, such as ``skip`` and ``normalise`` to keep the
             architecture.
         insist: Whether notes are reason enough to try something, for a training that is known
@@ -144,15 +153,31 @@ def fix(
     with torch.random.fork_rng(devices=[]):
         subject = OfProgram(Case(program, report, program.start(seeds[0])), ignore)
     if steps is None:
-        steps = min(program.steps, max(SHORTEST, round(SHARE * program.steps)))
-    return searched(subject, tuple(seeds), steps, workers, track)
+        short = program.steps <= 2 * SHORTEST
+        steps = program.steps if short else max(SHORTEST, round(SHARE * program.steps))
+    return searched(subject, tuple(seeds), steps, workers, track, longest=program.steps)
 
 
 def searched(
-    subject: Subject, seeds: tuple[int, ...], steps: int, workers: Workers, track: Track = silently
+    subject: Subject,
+    seeds: tuple[int, ...],
+    steps: int,
+    workers: Workers,
+    track: Track = silently,
+    *,
+    longest: int = 0,
 ) -> Outcome:
-    """The search itself; after Ctrl-C what was found until then."""
-    search = _Search(subject, seeds, steps, workers, track)
+    """The search itself; after Ctrl-C what was found until then.
+
+    Args:
+        subject: What is to be mended.
+        seeds: Of the paired trials.
+        steps: Length of a trial.
+        workers: Who trains.
+        track: Is told how far the search is.
+        longest: Length of the whole training, up to which a trial may be longer; if it is not known, none is.
+    """
+    search = _Search(subject, seeds, steps, workers, track, max(steps, min(longest, LONGER * steps)))
     try:
         search.run()
     except KeyboardInterrupt:
@@ -193,31 +218,48 @@ class _Search:
     """One search; what it found so far is in its attributes."""
 
     def __init__(
-        self, subject: Subject, seeds: tuple[int, ...], steps: int, workers: Workers, track: Track
+        self,
+        subject: Subject,
+        seeds: tuple[int, ...],
+        steps: int,
+        workers: Workers,
+        track: Track,
+        longest: int,
     ) -> None:
-        self.subject, self.seeds, self.steps = subject, seeds, steps
+        self.subject, self.seeds, self.steps, self.longest = subject, seeds, steps, longest
         self.workers, self.track = workers, track
         self.trials: list[Tried] = []
         self.refuted: list[Refuted] = []
         self.advice: list[str] = []
+        self._candidates: list[Candidate] = []
         self._courses: dict[tuple[str, int, int], Course] = {}
 
     def run(self) -> None:
         """All of it."""
-        candidates, self.advice = self.subject.candidates()
-        recipes = [one for one in candidates if one.first]
+        self._candidates, self.advice = self.subject.candidates()
+        recipes = [one for one in self._candidates if one.first]
         if recipes:
             self._duel(self._screened(recipes))
-        if not self._confirmed():
-            self._try(self._screened([one for one in candidates if not one.first]))
-        if not self._confirmed():
-            self._try(self._screened(self._combined()))
+            if self._best() is not None:
+                return
+        rest = [one for one in self._candidates if not one.first]
+        for start in range(0, len(rest), WAVE):
+            if not self._try(rest[start : start + WAVE]) and self._best() is not None:
+                break
+        if self._best() is None:
+            self._doubted()
+        if self._best() is None:
+            self._try(self._pairs())
+        if self._best() is None and self.longest > self.steps:
+            self._prolonged()
+        while self._try(self._grown()):
+            pass
 
     def outcome(self, *, interrupted: bool = False) -> Outcome:
         """What is known by now."""
         return Outcome(
             self.subject.report,
-            tuple(replace(one, flow=self.subject.flow(one.patch)) for one in _ranked(self._confirmed())),
+            tuple(replace(one, flow=self.subject.flow(one.patch)) for one in ranked(self._confirmed())),
             tuple(self.trials),
             tuple(self.refuted),
             tuple(dict.fromkeys(self.advice)),
@@ -227,18 +269,36 @@ class _Search:
     def _confirmed(self) -> list[Tried]:
         return [trial for trial in self.trials if trial.verdict is Verdict.CONFIRMED]
 
+    def _best(self) -> Tried | None:
+        return next(iter(ranked(self._confirmed())), None)
+
     # Candidates
 
-    def _combined(self) -> list[Candidate]:
+    def _pairs(self) -> list[Candidate]:
         """Pairs of what came out best on its own, of different remedies."""
-        best = sorted(
-            self.trials, key=lambda trial: -trial.effect if math.isfinite(trial.effect) else math.inf
+        best = _by_effect(self.trials)[:PAIRED]
+        return [_joined(a, b) for a, b in itertools.combinations(best, 2) if a.remedy != b.remedy][:WAVE]
+
+    def _grown(self) -> list[Candidate]:
+        """The best patch and one more, of another remedy each; first what was confirmed on its own.
+
+        What failed alone is among them, for one fault can hide another: behind an output that
+        saturates, every gradient is zero whatever else is mended.
+        """
+        best = self._best()
+        if best is None:
+            return []
+        works = [trial.patch for trial in ranked(self._confirmed())]
+        others = sorted(
+            self._candidates, key=lambda one: works.index(one.patch) if one.patch in works else len(works)
         )
-        return [
-            Candidate(a.patch + b.patch, f"{a.remedy} and {b.remedy}", f"{a.reason}; {b.reason}", 1.0)
-            for a, b in itertools.combinations(best[:PAIRED], 2)
-            if a.remedy != b.remedy
-        ]
+        more: dict[str, Candidate] = {}
+        for one in others:
+            if one.remedy not in best.remedy.split(AND) and best.patch.size + one.patch.size <= LARGEST:
+                more.setdefault(one.remedy, one)
+        known = [trial.patch for trial in self.trials] + [one.patch for one in self.refuted]
+        grown = [_joined(best, one) for one in more.values()]
+        return [one for one in grown if one.patch not in known][:WAVE]
 
     def _screened(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         left = []
@@ -252,18 +312,22 @@ class _Search:
 
     # Trials
 
-    def _try(self, candidates: list[Candidate]) -> None:
-        for share in RUNGS:
-            if len(candidates) > FINALISTS:
-                candidates = self._raced(
-                    candidates, min(self.steps, max(SHORTEST // 2, round(share * self.steps)))
-                )
-        self._duel(candidates[:FINALISTS])
+    def _try(self, candidates: Sequence[Candidate]) -> bool:
+        """Screen, race and duel; whether the best patch is one of these now."""
+        if not candidates:
+            return False
+        self._duel(self._raced(self._screened(candidates)))
+        best = self._best()
+        return best is not None and any(one.patch == best.patch for one in candidates)
 
-    def _raced(self, candidates: list[Candidate], steps: int) -> list[Candidate]:
-        """The better half after so many steps; what breaks is refuted."""
-        jobs = [(None, self.seeds[0], steps), *((one.patch, self.seeds[0], steps) for one in candidates)]
-        baseline, *courses = self._trained(jobs, f"race, {steps} steps")
+    def _raced(self, candidates: list[Candidate]) -> list[Candidate]:
+        """Those that go on: the best, and while nothing is confirmed the most promising ones."""
+        if not candidates:
+            return []
+        steps, best = min(self.steps, max(SHORTEST // 2, round(RACE * self.steps))), self._best()
+        rival = None if best is None else best.patch
+        jobs = [(patch, self.seeds[0], steps) for patch in (None, rival, *(one.patch for one in candidates))]
+        baseline, to_beat, *courses = self._trained(jobs, f"race, {steps} steps")
         left = []
         for one, course in zip(candidates, courses, strict=True):
             if course.broken:
@@ -273,50 +337,51 @@ class _Search:
                 why = f"It changes nothing: {steps} losses are the same to the bit."
                 self.refuted.append(Refuted(one.patch, one.remedy, why))
             else:
-                left.append((course.score(other_loss=_other_loss(one.patch)), course.fallen, one))
-        left.sort(key=lambda entry: (entry[0], entry[1]), reverse=True)
-        keep = max(FINALISTS, math.ceil(len(left) / 2))
-        sound = [one for _, _, one in left]
-        kept = sorted(sound, key=candidates.index)[:PROMISING]
+                other = _other_loss(one.patch) or (rival is not None and _other_loss(rival))
+                score, before = course.score(other_loss=other), to_beat.score(other_loss=other)
+                left.append((score, course.fallen, before, one))
+        left.sort(key=lambda entry: entry[:2], reverse=True)
+        sound = [one for *_, one in left]
+        kept = sorted(sound, key=candidates.index)[:PROMISING] if best is None else []
         found = Counter[str]()
-        for score, _, one in left:
+        for score, _, before, one in left:
             if one in kept:
                 continue
             # The last places go to other remedies, for the best of one kind may be too much of a change.
-            if len(kept) < keep and found[one.remedy] < SAME:
+            better = score > before
+            if better and len(kept) < FINALISTS and found[one.remedy] < SAME:
                 kept.append(one)
                 found[one.remedy] += 1
                 continue
-            before = baseline.score(other_loss=_other_loss(one.patch))
-            why = (
-                f"After {steps} steps: {number(score)}, {number(before)} without it; {keep} others do better."
-            )
+            against = "without it" if rival is None else f"with: {rival.describe()}"
+            rest = f"; {FINALISTS} others do better" if better else ""
+            why = f"After {steps} steps: {number(score)}, {number(before)} {against}{rest}."
             self.refuted.append(Refuted(one.patch, one.remedy, why))
         return kept
 
     def _duel(self, finalists: Sequence[Candidate]) -> None:
-        """Paired trials; where none confirms, the best of the doubtful get as many seeds again."""
-        trials = self._paired(finalists, self.seeds)
-        if not any(trial.verdict is Verdict.CONFIRMED for trial in trials):
-            doubtful = sorted(
-                (one for one in trials if one.verdict is Verdict.INCONCLUSIVE and one.effect > 0),
-                key=lambda trial: -trial.effect,
-            )[:DOUBTFUL]
-            left = max(self.seeds) + 1
-            seeds = (*self.seeds, *range(left, left + len(self.seeds)))
-            again = self._paired(
-                [one for one in finalists if one.patch in [t.patch for t in doubtful]], seeds
-            )
-            trials = [next((new for new in again if new.patch == old.patch), old) for old in trials]
-        self.trials += trials
+        self.trials += self._paired(finalists, self.seeds, self.steps)
 
-    def _paired(self, finalists: Sequence[Candidate], seeds: tuple[int, ...]) -> list[Tried]:
+    def _doubted(self) -> None:
+        """The best of the doubtful from as many seeds again."""
+        doubtful = _by_effect(
+            one for one in self.trials if one.verdict is Verdict.INCONCLUSIVE and one.effect > 0
+        )[:DOUBTFUL]
+        left = max(self.seeds) + 1
+        seeds = (*self.seeds, *range(left, left + len(self.seeds)))
+        for trial in self._paired([_again(one) for one in doubtful], seeds, self.steps):
+            self.trials[[one.patch for one in self.trials].index(trial.patch)] = trial
+
+    def _prolonged(self) -> None:
+        """The best of all in longer trials."""
+        best = _by_effect(self.trials)[:FINALISTS]
+        self.trials += self._paired([_again(one) for one in best], self.seeds, self.longest)
+
+    def _paired(self, finalists: Sequence[Candidate], seeds: tuple[int, ...], steps: int) -> list[Tried]:
         if not finalists:
             return []
-        jobs = [
-            (patch, seed, self.steps) for patch in (None, *(one.patch for one in finalists)) for seed in seeds
-        ]
-        courses = self._trained(jobs, f"trials, {self.steps} steps")
+        jobs = [(patch, seed, steps) for patch in (None, *(one.patch for one in finalists)) for seed in seeds]
+        courses = self._trained(jobs, f"trials, {steps} steps")
         count = len(seeds)
         baseline, trials = courses[:count], []
         for position, one in enumerate(finalists, start=1):
@@ -327,13 +392,14 @@ class _Search:
                     one.patch,
                     one.remedy,
                     one.reason,
-                    self.steps,
+                    steps,
                     tuple(course.score(other_loss=other) for course in baseline),
                     tuple(course.score(other_loss=other) for course in own),
                     math.fsum(course.seconds for course in own) / count,
                     tuple(course.losses for course in baseline),
                     tuple(course.losses for course in own),
                     own[0].code,
+                    measure=_measure(own, other=other),
                 )
             )
         return trials
@@ -360,19 +426,25 @@ def _course(program: Program, job: Job) -> Course:
         return Course((), None, 0.0)
 
 
+def _measure(courses: Sequence[Course], *, other: bool) -> str:
+    """What their score is; see :meth:`Course.score`."""
+    if any(course.metric is not None for course in courses):
+        return "metric"
+    return "fall" if other else "loss"
+
+
 def _other_loss(patch: Patch) -> bool:
     return "loss" in patch.touches
 
 
-def _ranked(confirmed: Sequence[Tried]) -> list[Tried]:
-    """The smallest first among those whose interval reaches that of the best; then by effect."""
-    if not confirmed:
-        return []
-    best = max(confirmed, key=lambda trial: trial.effect)
-    low = best.interval[0] if best.interval is not None else best.effect
-    as_good = [trial for trial in confirmed if trial.interval is not None and trial.interval[1] >= low]
-    rest = [trial for trial in confirmed if trial not in as_good]
-    return [
-        *sorted(as_good, key=lambda trial: (trial.patch.size, -trial.effect)),
-        *sorted(rest, key=lambda trial: -trial.effect),
-    ]
+def _joined(a: Candidate | Tried, b: Candidate | Tried) -> Candidate:
+    return Candidate(a.patch + b.patch, f"{a.remedy}{AND}{b.remedy}", f"{a.reason}; {b.reason}", 1.0)
+
+
+def _again(trial: Tried) -> Candidate:
+    return Candidate(trial.patch, trial.remedy, trial.reason, 1.0)
+
+
+def _by_effect(trials: Iterable[Tried]) -> list[Tried]:
+    """The largest gain first; what broke last."""
+    return sorted(trials, key=lambda trial: -trial.effect if math.isfinite(trial.effect) else math.inf)
