@@ -158,8 +158,8 @@ def judged(
         ignore: Rules to leave out.
     """
     select, ignore = tuple(select), tuple(ignore)
-    seen: list[Flow | Run] = [*flows.values(), run]
-    *first, trained = [diagnose(one, select=select, ignore=ignore) for one in seen]
+    first = [diagnose(flow, select=select, ignore=ignore) for flow in flows.values()]
+    trained = diagnose(run, select=select, ignore=ignore, first=flows)
     said = [*(_without_passed(one, trained) for one in first), trained]
     return Report(next(iter(flows.values())), _joined(said), run=run, flows=flows)
 

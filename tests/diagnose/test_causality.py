@@ -20,6 +20,12 @@ def test_what_brings_about_comes_before_what_is_brought_about_however_sure_that_
     assert _order((DEAD, 1.0), (LARGE, 0.4)) == [DEAD, LARGE], "less than probable"
 
 
+def test_weights_that_are_too_small_leave_units_silent_and_data_make_a_normalisation_needed() -> None:
+    assert _order((DEAD, 1.0), (CauseName.INIT_TOO_SMALL, 0.9)) == [CauseName.INIT_TOO_SMALL, DEAD]
+    norm = CauseName.MISSING_NORMALIZATION
+    assert _order((norm, 1.0), (LARGE, 0.9), (INPUT, 0.8)) == [INPUT, norm, LARGE]
+
+
 def test_what_does_not_bear_on_each_other_keeps_its_order() -> None:
     causes = (CauseName.DEPTH_WITHOUT_SKIP, 0.9), (CauseName.FROZEN_OR_DETACHED, 0.8), (INPUT, 0.7)
     assert _order(*causes) == [name for name, _ in causes]

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
+from evenflow.diagnose import diagnose
+from evenflow.measure import measure
 from tests.diagnose.runs import Output, Weight, run
-from tests.diagnose.training import alarms, classify, only
+from tests.diagnose.training import alarms, classify, net, only, train
 
 RULE = "EF605"
 HEAD = Output("2", shape=(64, 10))
@@ -35,3 +40,38 @@ def test_a_short_run_is_judged_by_all_of_its_steps_together() -> None:
 
     assert short(2e-4)
     assert not short(2e-3)
+
+
+def test_in_a_short_run_the_size_of_the_steps_decides_where_the_loss_cannot() -> None:
+    def short(update: float, **more: Any) -> bool:
+        weight = Weight("2.weight", gradient=1e-3, update=update)
+        return bool(alarms(run(15, weight, HEAD, loss=lambda s: 2.3 + 0.01 * (s % 2), **more), RULE))
+
+    assert short(1e-6)
+    assert not short(1e-2), "the loss could be at zero within five hundred such steps"
+    assert not short(1e-6, scalars={"lr": lambda s: 1e-6 * (s + 1)}), "it warms up"
+
+
+def _squares(model: nn.Module, target: Tensor, x: Tensor) -> bool:
+    """Whether tiny steps are an alarm, where the loss is a mean squared error."""
+
+    def squared(output: Tensor, wanted: Tensor) -> Tensor:
+        return F.mse_loss(output, wanted)
+
+    first = measure(model, x, lambda output: squared(output, target))
+    made = train(model, torch.optim.SGD(model.parameters(), 1e-7), (x, target), squared, steps=60, batch=0)
+    said = diagnose(made, select=(RULE, "EF601"), first={"": first})
+    return bool(said.alarms)
+
+
+def test_a_squared_error_is_fine_tuned_below_the_variance_of_its_targets_and_not_below_ln_2() -> None:
+    x = torch.randn(256, 16)
+    target = (x[:, :1] > 0.0).float()
+    model = nn.Sequential(net(outputs=1), nn.Sigmoid())
+    assert _squares(model, target, x), "it starts at .25, far below ln 2, and .25 is what guessing costs"
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    for _ in range(100):
+        optimizer.zero_grad()
+        F.mse_loss(model(x), target).backward()
+        optimizer.step()
+    assert not _squares(model, target, x), "it knows its task"

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import torch
-from torch import nn
+from collections.abc import Callable
 
-from evenflow.diagnose import CauseName, Severity
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from evenflow.diagnose import CauseName, Finding, Severity, diagnose
+from evenflow.measure import measure
 from tests.diagnose.runs import Weight, run
 from tests.diagnose.training import clusters, found, net, only, train
 
@@ -46,3 +50,53 @@ def test_a_frozen_part_and_an_update_that_rounding_swallows_are_not_this_rules_b
     kept = [p for p in model.parameters() if p.requires_grad]
     assert found(train(model, torch.optim.SGD(kept, 0.1), data, steps=60), RULE) == []
     assert found(run(60, Weight("0.weight", update=0.0), loss=lambda s: 2.3), RULE) == []
+
+
+def _with_head(
+    body: nn.Module, *, frozen: bool = True, loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
+) -> list[Finding]:
+    """What is said of a body that stays as it is, while the head behind it learns its task."""
+    model = nn.Sequential(body, nn.Linear(64, 4))
+    body.requires_grad_(not frozen)
+    x, y = clusters()
+    first = measure(model, x, lambda output: loss(output, y))
+    made = train(model, torch.optim.Adam(model[1].parameters(), 1e-2), (x, y), loss, steps=40)
+    return [f for f in diagnose(made, select=RULE, first={"": first}).findings if f.severity.is_alarm]
+
+
+def test_a_backbone_that_was_frozen_before_it_was_ever_trained() -> None:
+    (finding,) = _with_head(net(layers=3, outputs=64))
+    assert finding.site == "0.0.weight"
+    assert finding.causes[0].name is CauseName.FROZEN_OR_DETACHED
+    assert finding.message.startswith("3 of 4 weight matrices stay as they were initialised")
+    (finding,) = _with_head(net(layers=3, outputs=64), frozen=False)
+    assert finding.message.startswith("3 of 4"), "left out of the optimizer"
+
+
+def test_a_trained_backbone_and_one_layer_of_random_features_may_stay_as_they_are() -> None:
+    trained = net(layers=3, outputs=64)
+    train(trained, torch.optim.Adam(trained.parameters(), 1e-3), clusters(classes=64), steps=30)
+    assert _with_head(trained) == []
+    assert _with_head(trained, frozen=False) == []
+    assert _with_head(nn.Sequential(nn.Linear(16, 64), nn.ReLU())) == []
+
+
+def test_a_random_net_that_the_loss_alone_reads_is_a_target() -> None:
+    class Distilled(nn.Module):
+        """A random net is to be foretold (Burda et al. 2018)."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.target = net(layers=3).requires_grad_(False)
+            self.learner = net(layers=2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            wanted = self.target(x)
+            error: Tensor = self.learner(x) - wanted
+            return error.square().mean()
+
+    model, (x, y) = Distilled(), clusters()
+    first = measure(model, x, lambda error: error)
+    made = train(model, torch.optim.Adam(model.learner.parameters(), 1e-3), (x, y), lambda e, _: e, steps=40)
+    findings = diagnose(made, select=RULE, first={"": first}).findings
+    assert [finding for finding in findings if finding.severity.is_alarm] == []

@@ -122,6 +122,20 @@ def test_weights_that_grew_do_harm_where_nothing_takes_their_size_away() -> None
     assert CauseName.MISSING_NORMALIZATION not in causes(norm=True)
 
 
+def test_large_steps_come_before_the_normalisation_that_would_have_hidden_them() -> None:
+    def growing(layer: int) -> Output:
+        return Output(str(layer), gradient=lambda s: 1e-6 * (100.0 if s > 20 else 1.0) ** (4 - layer))
+
+    def causes(update: float) -> list[CauseName]:
+        sites = [site for i in range(5) for site in (Weight(f"{i}.weight", update=update), growing(i))]
+        made = run(100, *sites, loss=lambda s: 2.3)
+        return [cause.name for cause in diagnose(made, select="EF102").causes]
+
+    large, norm = CauseName.LEARNING_RATE_TOO_HIGH, CauseName.MISSING_NORMALIZATION
+    assert causes(0.1)[:2] == [large, norm], "one update as large as the weights"
+    assert causes(1e-4)[0] is norm, "the weights grew by small steps"
+
+
 def test_many_moderate_steps_are_blamed_for_what_nothing_else_explains() -> None:
     def blamed(update: float) -> list[CauseName]:
         sites = [site for i in range(5) for site in (Weight(f"{i}.weight", update=update), _shrinking(i))]

@@ -55,10 +55,15 @@ _NO_GRADIENT = frozenset(
 
 UPSTREAM: Mapping[CauseName, frozenset[CauseName]] = {
     CauseName.INIT_TOO_LARGE: _DATA,
-    CauseName.RESIDUAL_GROWTH: frozenset({CauseName.MISSING_NORMALIZATION}),
+    CauseName.MISSING_NORMALIZATION: _DATA,
+    CauseName.RESIDUAL_GROWTH: _DATA | {CauseName.MISSING_NORMALIZATION},
     CauseName.RECURRENT_GAIN_TOO_LARGE: frozenset({CauseName.INIT_TOO_LARGE}),
     CauseName.LEARNING_RATE_TOO_HIGH: _DATA | _SIGNAL | {CauseName.RECURRENT_GAIN_TOO_LARGE},
-    CauseName.DEAD_RELU: _DATA | _SIGNAL | _STEP | _WIRING | {CauseName.ZERO_INIT_SYMMETRY},
+    CauseName.DEAD_RELU: _DATA
+    | _SIGNAL
+    | _STEP
+    | _WIRING
+    | {CauseName.ZERO_INIT_SYMMETRY, CauseName.INIT_TOO_SMALL},
     CauseName.SATURATING_ACTIVATION: _DATA | _SIGNAL | _STEP | _WIRING,
     CauseName.ATTENTION_COLLAPSE: _DATA | _SIGNAL | _STEP,
     CauseName.PRECISION_OVERFLOW: _DATA | _SIGNAL | _STEP,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from evenflow.diagnose.graph import OpGraph
-from evenflow.flow import LOSS_PATH, Flow, Role, Row
+from evenflow.flow import LOSS_PATH, Flow, Role, Row, Stats
 
 SQUARED = frozenset({"mse_loss"})
 """Squared errors in one op."""
@@ -13,6 +14,8 @@ DISTANCES = SQUARED | {"l1_loss", "smooth_l1_loss", "huber_loss"}
 """Losses that measure how far an output is from a target, in one op."""
 _SIZES = frozenset({"pow", "abs", "square", "mul", "log_cosh", "linalg_vector_norm", "norm"})
 """What is made of a difference to measure its size."""
+_SAME = 1e-3
+"""Relative difference within which two numbers of float32, half precision's rounding included, are one."""
 
 
 def inputs_of_layers(flow: Flow, graph: OpGraph) -> Iterator[tuple[Row, Row]]:
@@ -46,6 +49,22 @@ def targets(flow: Flow, graph: OpGraph) -> Iterator[tuple[Row, Row]]:
         row = graph.gradients.get(data.order)
         if row is not None and row.site.path == LOSS_PATH and is_distance(graph, row):
             yield row, data
+
+
+def target_of_squares(flow: Flow, graph: OpGraph) -> Stats | None:
+    """The target, where the loss is the mean of a squared error in one op and of nothing else; else None."""
+    loss = flow.metadata.get("loss")
+    for row, target in targets(flow, graph):
+        value, output = graph.activations.get(row.order), output_of(graph, row)
+        if row.site.op not in SQUARED or loss is None or target.stats is None:
+            continue
+        if value is None or value.stats is None or output is None or output.stats is None:
+            continue
+        is_whole = math.isclose(value.stats.mean, loss, rel_tol=_SAME)
+        is_mean = loss <= (output.stats.rms + target.stats.rms) ** 2 * (1.0 + _SAME)  # a sum is larger
+        if is_whole and is_mean:
+            return target.stats
+    return None
 
 
 def is_distance(graph: OpGraph, row: Row) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from evenflow.diagnose.finding import CauseName, Diagnosis, Finding, Severity, Skipped
@@ -16,7 +16,13 @@ if TYPE_CHECKING:
 _WORST_FIRST = (Severity.ERROR, Severity.WARNING, Severity.NOTE)
 
 
-def diagnose(flow: Flow | Run, *, select: Iterable[str] = (), ignore: Iterable[str] = ()) -> Diagnosis:
+def diagnose(
+    flow: Flow | Run,
+    *,
+    select: Iterable[str] = (),
+    ignore: Iterable[str] = (),
+    first: Mapping[str, Flow] | None = None,
+) -> Diagnosis:
     """Say what is wrong with a step, or with a whole training run.
 
     Args:
@@ -26,6 +32,8 @@ def diagnose(flow: Flow | Run, *, select: Iterable[str] = (), ignore: Iterable[s
         select: Rules to apply: codes (``EF101``), beginnings of codes (``EF1``)
             or names (``vanishing_gradient``); all by default.
         ignore: Rules to leave out, likewise.
+        first: Of a run, its first batch measured op by op, by the role whose loss it is. It
+            tells rules for runs what a run does not hold: time steps and targets.
 
     Returns:
         Findings, worst first and in forward order within a severity, and the
@@ -36,7 +44,7 @@ def diagnose(flow: Flow | Run, *, select: Iterable[str] = (), ignore: Iterable[s
     """
     chosen = select_rules(select, ignore)
     if isinstance(flow, Run):
-        return apply_to_run(chosen, flow)
+        return apply_to_run(chosen, flow, first)
     return apply((rule for rule in chosen if not isinstance(rule, RunRule)), flow)
 
 
@@ -57,12 +65,12 @@ def apply(chosen: Iterable[Rule], flow: Flow) -> Diagnosis:
     return _sorted(findings, skipped, flow)
 
 
-def apply_to_run(chosen: Sequence[Rule], run: Run) -> Diagnosis:
+def apply_to_run(chosen: Sequence[Rule], run: Run, first: Mapping[str, Flow] | None = None) -> Diagnosis:
     """What some rules say of a run; see :func:`diagnose`."""
     from evenflow.diagnose.history import History
     from evenflow.diagnose.over_steps import check_steps
 
-    history = History(run)
+    history = History(run, first)
     findings, skipped = check_steps([rule for rule in chosen if not isinstance(rule, RunRule)], history)
     for rule in chosen:
         if isinstance(rule, RunRule):

@@ -28,6 +28,10 @@ BY_ADDING_UP = 0.6
 """Confidence that the learning rate is to blame for what many moderate steps did (a judgement: more likely
 than not, for nothing but steps changes weights; less than where a single one is seen to be too large)."""
 
+GROWN_BY_STEPS = 0.4
+"""Confidence that a normalisation was missing where single large steps made the weights grow (a judgement:
+less than even, for it would have hidden what the steps did, and the steps did it)."""
+
 _HARMLESS_IF_LEARNING = frozenset(
     {Symptom.VANISHING_GRADIENT, Symptom.EXPLODING_GRADIENT, Symptom.DEAD_UNITS, Symptom.SATURATION}
 )
@@ -200,7 +204,7 @@ def _blame_step(history: History, began: int, causes: tuple[Cause, ...]) -> tupl
     largest = history.largest_update_ratio(before=began)
     if largest is not None and largest >= LARGE_UPDATE.value:
         text = f"Before step {began} single updates were as large as {percent(largest)} of their weights."
-        return (Cause(CauseName.LEARNING_RATE_TOO_HIGH, 1.0, text), *causes)
+        return (Cause(CauseName.LEARNING_RATE_TOO_HIGH, 1.0, text), *map(_hidden_by_norm, causes))
     together = history.updates_together(before=began)
     explained = causes and causes[0].name is not CauseName.UNKNOWN
     if explained or together is None or together < LARGE_UPDATE.value:
@@ -209,3 +213,10 @@ def _blame_step(history: History, began: int, causes: tuple[Cause, ...]) -> tupl
         f"It was not so at first; up to step {began} updates added up to {percent(together)} of the weights."
     )
     return (Cause(CauseName.LEARNING_RATE_TOO_HIGH, BY_ADDING_UP, text), *causes)
+
+
+def _hidden_by_norm(cause: Cause) -> Cause:
+    """A normalisation that is missing, as what would have hidden the fault and not as the fault itself."""
+    if cause.name is not CauseName.MISSING_NORMALIZATION:
+        return cause
+    return replace(cause, confidence=min(cause.confidence, GROWN_BY_STEPS))

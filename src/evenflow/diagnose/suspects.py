@@ -101,7 +101,7 @@ def steps_too_small(history: History, role: str, curve: LossCurve, longer: float
     they all in one direction, would not make one large update.
     """
     size, to_go = typical_update(history, role), steps_to_go(history, role, curve)
-    if size is None or to_go is None or to_go < longer * len(curve):
+    if size is None or to_go is None or to_go < longer * max(len(curve), limits.PATIENCE.value):
         return None
     whole = size * len(curve)
     if size > limits.SMALL_UPDATE.value and whole > limits.LARGE_UPDATE.value:
@@ -119,7 +119,10 @@ def is_fine_tuning(history: History, role: str, curve: LossCurve) -> bool:
     A cross-entropy below that of guessing needs logits that differ: with all of
     them within ±a it is ln C − 2a at least. What lies lower is another loss. A
     single output may belong to either, and counts only if its steps are tiny.
+    A mean squared error is compared with the variance of its targets, if that is known.
     """
+    if history.variance is not None:
+        return curve.start < limits.KNOWS_MORE.value * history.variance
     guess, first = history.guess, history.output(history.first)
     if guess is None or first is None or curve.start >= limits.KNOWS_MORE.value * guess.loss:
         return False

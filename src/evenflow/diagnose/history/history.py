@@ -15,6 +15,8 @@ from typing import Any, final
 
 import numpy as np
 
+from evenflow.diagnose.data import target_of_squares
+from evenflow.diagnose.graph import op_graph
 from evenflow.diagnose.history.grid import COLUMNS, Floats, Grid, Integers, grids
 from evenflow.diagnose.history.loss import LossCurve
 from evenflow.diagnose.limits import GUESSING
@@ -24,6 +26,10 @@ from evenflow.flow import Flow, Role, Row, Run, Series, Stats
 
 ENOUGH = 20
 """Losses below which a curve is not judged: a tenth of them is then two values (a judgement)."""
+
+SAMPLE = 16
+"""Entries of a batch of targets below which their variance is not taken (a judgement: the standard error is
+√(2/n), a third, for the normal distribution)."""
 
 _LOSS_NAMES = ("loss", "train_loss", "train/loss", "loss/train", "training_loss")
 
@@ -48,10 +54,12 @@ class History:
 
     Args:
         run: The run.
+        measured: Its first batch, op by op, by the role whose loss it is; empty if it was not measured.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, measured: Mapping[str, Flow] | None = None) -> None:
         self.run = run
+        self.measured: Mapping[str, Flow] = measured or {}
         self._flows: dict[int, Flow] = {}
         self._flows_in_ops: dict[int, Flow] = {}
         self._figures: dict[str, Mapping[str, Series]] = {}
@@ -166,6 +174,8 @@ class History:
         guessing = math.inf
         if self.guess is not None and self.guess.classes > 1:
             guessing = (1.0 - GUESSING.value) * self.guess.loss
+        if self.variance is not None:
+            guessing = self.variance
         return any(curve.learned and curve.end < guessing for curve in curves)
 
     @cached_property
@@ -269,6 +279,22 @@ class History:
             return None
         classes = row.shape[1 if len(row.shape) > 3 else -1]
         return Guess(classes, math.log(max(classes, 2)))
+
+    @cached_property
+    def variance(self) -> float | None:
+        """What giving the mean of the targets costs, if the loss is a mean squared error; None if not known.
+
+        It is the targets' variance over all samples and outputs of the first batch, so for several
+        outputs no less than what the mean of each of them costs.
+        """
+        for flow in self.measured.values():
+            try:
+                target = target_of_squares(flow, op_graph(flow))
+            except CannotJudgeError:
+                continue
+            if target is not None and target.count >= SAMPLE:
+                return target.mean_square - target.mean**2
+        return None
 
     @cached_property
     def gives_probabilities(self) -> bool:

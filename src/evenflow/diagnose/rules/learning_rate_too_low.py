@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, final
 
 from evenflow.diagnose.finding import CauseName, Evidence, Finding, Severity, Symptom
 from evenflow.diagnose.glossary import remedies
-from evenflow.diagnose.limits import CHANCE, FLAT, SMALL_UPDATE
+from evenflow.diagnose.limits import CHANCE, FLAT, PATIENCE, SMALL_UPDATE
 from evenflow.diagnose.rule import Page, RunRule, Threshold
 from evenflow.diagnose.text import number, percent
 
@@ -23,6 +23,11 @@ STEADY = Threshold(
     0.25,
     "of the whole fall that the second half of the steps contributes at least",
     "a judgement: half is a straight line, and a curve that levels off has less",
+)
+SHORTEST = Threshold(
+    10.0,
+    "losses that it needs at least",
+    "a judgement: the size of steps and gradients is known from the first, the level of the loss from some",
 )
 TO_GO = Threshold(
     10.0,
@@ -40,7 +45,7 @@ class LearningRateTooLow(RunRule):
     symptom = Symptom.LOSS_NOT_DECREASING
     summary = "Updates are tiny and the loss falls slowly along a straight line."
     causes = (CauseName.LEARNING_RATE_TOO_LOW,)
-    thresholds = (SLOW, STEADY, TO_GO, SMALL_UPDATE, FLAT, CHANCE)
+    thresholds = (SLOW, STEADY, TO_GO, SHORTEST, PATIENCE, SMALL_UPDATE, FLAT, CHANCE)
     page = Page(
         what="""\
 The loss falls at every step by the same small amount. Nothing is wrong with the model:
@@ -58,8 +63,10 @@ bring a loss L to zero.""",
 All of it must hold: the typical weight matrix changes by less than a ten-thousandth a
 step; the loss fell, but by less than a fifth, and the second half of the steps
 contributed its part, so that it is no plateau; ten times the steps taken are still
-needed at least. A classifier that starts well below ln C is being fine-tuned: tiny
-steps are its recipe.""",
+needed at least. In fewer than fifty steps a slow fall cannot be told from none, so there the
+size of the steps alone decides, five hundred such steps must be needed, and the learning
+rate must not be on its way up. A classifier that starts well below ln C, or a squared error
+that starts below the variance of its targets, is being fine-tuned: tiny steps are its recipe.""",
         remedies="""\
 Multiply the learning rate by 10 until updates are about a thousandth of the weights,
 or use Adam, whose steps do not depend on the gradient's size.""",
@@ -75,7 +82,7 @@ or use Adam, whose steps do not depend on the gradient's size.""",
         from evenflow.diagnose.suspects import is_fine_tuning
 
         for role in history.learners[:1]:
-            curve = history.loss(role)
+            curve = history.loss(role, at_least=int(SHORTEST.value))
             if curve.first_unsound is None and not is_fine_tuning(history, role, curve):
                 yield from _judge(history, role, curve)
 
@@ -83,21 +90,30 @@ or use Adam, whose steps do not depend on the gradient's size.""",
 def _judge(history: History, role: str, curve: LossCurve) -> Iterator[Finding]:
     from evenflow.diagnose.suspects import steps_too_small
 
-    if not 0.0 < curve.relative_fall < SLOW.value:
+    short = len(curve) < PATIENCE.value
+    if not curve.relative_fall < SLOW.value or (short and _warms_up(history, role)):
         return
-    if curve.relative_fall < FLAT.value and curve.fall < CHANCE.value * curve.error:
+    if not short and (curve.fall < 0.0 or curve.drift < STEADY.value * curve.fall):
+        return
+    if not short and curve.relative_fall < FLAT.value and curve.fall < CHANCE.value * curve.error:
         return  # flat: EF601
     cause = steps_too_small(history, role, curve, TO_GO.value)
-    if cause is None or curve.drift < STEADY.value * curve.fall:
+    if cause is None:
         return
     yield Finding(
         code=LearningRateTooLow.code,
         symptom=Symptom.LOSS_NOT_DECREASING,
         severity=Severity.WARNING,
         site=curve.name,
-        message=f"In {len(curve)} steps the loss fell by {percent(curve.relative_fall)}, from "
+        message=f"In {len(curve)} steps the loss fell by {percent(max(curve.relative_fall, 0.0))}, from "
         f"{number(curve.start)} to {number(curve.end)}: the steps are too small.",
         causes=(cause,),
         evidence=(Evidence(cause.evidence),),
         remedies=remedies((cause,)),
     )
+
+
+def _warms_up(history: History, role: str) -> bool:
+    """Whether the learning rate ends higher than it began."""
+    rate = history.scalar("lr", role)
+    return rate is not None and len(rate) > 0 and bool(rate.values[-1] > rate.values[0])
