@@ -118,6 +118,18 @@ def test_seeds_give_other_draws_that_can_be_repeated(tmp_path: Path) -> None:
     assert unseeded[0] == unseeded[1] != unseeded[2]
 
 
+def test_a_trial_sees_the_environment_of_today(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "says.py"
+    script.write_text((SCRIPTS / "train.py").read_text() + "\nimport os\nprint('rate', os.environ['RATE'])\n")
+    seen = []
+    for rate in ("1", "2"):
+        monkeypatch.setenv("RATE", rate)
+        seen.append(
+            Script(str(script), ("--steps", "2"), folder=str(tmp_path), metric="rate").course((None, 0, 9))
+        )
+    assert [course.metric for course in seen] == [1.0, 2.0]
+
+
 def test_checkpoints_are_left_alone(tmp_path: Path) -> None:
     script = _script(tmp_path, "--steps", 3)
     course = script.course((None, 0, 100))

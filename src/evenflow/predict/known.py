@@ -9,7 +9,7 @@ the means: so its moments are taken segment by segment,
 
 This is for gradients only. Scores that know the positions of their keys would
 need a softmax that does: its rule takes one spread for all keys, and with segmented
-rotary scores the gradients of Llama's queries come out .05 decades worse.
+rotary scores the gradients of Llama's queries come out a few hundredths of a decade worse.
 """
 
 from __future__ import annotations

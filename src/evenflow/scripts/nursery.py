@@ -2,22 +2,27 @@
 
 Importing PyTorch takes seconds, a short trial less. What a script sets before it
 imports PyTorch is set too late then; this matters for numbers of threads alone, as
-CUDA is not touched before the fork. Where there is no safe fork (all but Linux),
-each trial is a fresh process.
+CUDA is not touched before the fork. A child gets the environment variables of its own
+call; those that Python and PyTorch read at their start stay as the first call had them.
+Where there is no safe fork (all but Linux), each trial is a fresh process.
 """
 
 from __future__ import annotations
 
 import atexit
+import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from threading import Lock
 
 _nurseries: list[subprocess.Popen[bytes]] = []
 """The one of this process, once there is one."""
+_turn = Lock()
+"""A nursery runs one trial at a time."""
 
 
 def run(folder: Path, where: str, environment: Mapping[str, str]) -> int:
@@ -43,22 +48,24 @@ def run(folder: Path, where: str, environment: Mapping[str, str]) -> int:
                 stderr=err,
                 check=False,
             ).returncode
-    if not _nurseries or _nurseries[0].poll() is not None:
-        command = [sys.executable, "-m", "evenflow.scripts"]
-        _nurseries[:] = [
-            subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        ]
-    nursery = _nurseries[0]
-    assert nursery.stdin is not None
-    assert nursery.stdout is not None
-    try:
-        nursery.stdin.write(os.fsencode(folder) + b"\0" + os.fsencode(os.path.abspath(where)) + b"\n")
-        nursery.stdin.flush()
-        answer = nursery.stdout.readline()
-    except BaseException:  # Ctrl-C: whatever runs there is of no use any more
-        _nurseries.pop().kill()
-        raise
-    return int(answer) if answer else nursery.wait()
+    (folder / "environment.json").write_text(json.dumps(dict(environment)), encoding="utf-8")
+    with _turn:
+        if not _nurseries or _nurseries[0].poll() is not None:
+            command = [sys.executable, "-m", "evenflow.scripts"]
+            _nurseries[:] = [
+                subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            ]
+        nursery = _nurseries[0]
+        assert nursery.stdin is not None
+        assert nursery.stdout is not None
+        try:
+            nursery.stdin.write(os.fsencode(folder) + b"\0" + os.fsencode(os.path.abspath(where)) + b"\n")
+            nursery.stdin.flush()
+            answer = nursery.stdout.readline()
+        except BaseException:  # Ctrl-C: whatever runs there is of no use any more
+            _nurseries.pop().kill()
+            raise
+        return int(answer) if answer else nursery.wait()
 
 
 @atexit.register
@@ -98,6 +105,9 @@ def _be_the_trial(folder: Path) -> None:
     code = 1
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+        os.environ.clear()
+        os.environ.update(environment)
         for descriptor, place, flags in (
             (0, os.devnull, os.O_RDONLY),
             (1, folder / "stdout", os.O_WRONLY | os.O_CREAT),

@@ -121,7 +121,9 @@ def command(
     Of a script each trial RUNS ITS OWN CODE from the first line, in a process of its
     own, and stops it after --steps. What it writes, downloads or logs, it writes again
     at each trial; only what torch.save saves to a path goes to a temporary folder. The
-    script can tell by the environment variable EVENFLOW_TRIAL.
+    script can tell by the environment variable EVENFLOW_TRIAL. On Linux a trial is a
+    fork that has imported PyTorch already: set OMP_NUM_THREADS and the like in your
+    shell, for what the script sets before its import of torch comes too late.
 
     The patch goes on as the script's model meets its optimizer: layers, weights,
     settings of the optimizer, and PyTorch's loss functions where they are called. Trial
