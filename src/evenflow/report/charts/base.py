@@ -46,6 +46,7 @@ CONFIG: Spec = {
         "labelColor": "var(--ink)",
         "labelFontSize": 13,
         "symbolStrokeWidth": 2,
+        "columnPadding": 24,
         "orient": "top",
         "title": None,
     },
