@@ -1,6 +1,6 @@
 """Draws the pictures that pages of rules and causes show, from quick runs of the lab.
 
-    python docs/pictures.py               all experiments that explain a page (about two minutes)
+    python docs/pictures.py               all experiments that explain a page (some minutes)
     python docs/pictures.py sigmoid-depth only these; the others stay as they are
 
 The drawings and their curves go to src/evenflow/diagnose/pictures/.
