@@ -9,15 +9,20 @@
 
 FILE gets one line per program as soon as it is done, so that an interruption loses
 only the program at work. --limit bounds the search, which then gives what it has
-found so far, and each whole training, which then counts as one without a metric.
+found so far. A whole training may take five times as long. If one of the program as it
+is, or with a published fix, still does not end, the program is not judged and is left out
+of all shares; one with fix's patch or in AutoTrainer's order counts as one that failed.
 
 A program counts as *repaired* if, trained for its own number of steps with the patch,
 its metric comes within 2 points (.02) of the reference: the best of its published
 fixes (accepted.py), or its healthy twin, after as many steps. Where neither can be
 run, or neither is 2 points better than the program as it is, it is the best metric
-that any patch reached in this run, by either side. The
-count of those that the unpatched program reaches as well is printed. Programs that
-check calls healthy are not touched, and count as not repaired.
+reached in this run, with any patch by either side or without one. So a program that nothing
+helps is its own reference: any change that does no harm counts as a repair there, and
+leaving it alone does not. Such programs are therefore counted apart as well, with how many
+of them each side made worse; what remains are those that there is something to gain on.
+Programs that check calls healthy are not touched, and count as not repaired. GANs have no
+metric of their own, and get one from likeness.py.
 
 *Cost* of a trial: its steps over those of the program's own training. *Cost* of the
 search: its processor time over that of the training, check and all trials included.
@@ -53,6 +58,7 @@ from benchmarks.diagnosis.case import cases
 from benchmarks.diagnosis.controls import controls
 from benchmarks.diagnosis.subject import Subject
 from benchmarks.diagnosis.twins import twins
+from benchmarks.likeness import with_likeness
 from benchmarks.limits import at_most
 from rich.console import Console
 from rich.progress import track
@@ -72,6 +78,8 @@ from evenflow.surgery import (
 )
 
 POINTS = 0.02
+WHOLE = 5
+"""Limits that a whole training may take."""
 ORDER = {
     "vanishing_gradient": ("batch", "relu", "optimizer"),
     "exploding_gradient": ("batch", "relu", "clip", "init"),
@@ -115,6 +123,7 @@ class Repair:
     accepted: float | None = None
     peer: float | None = None
     peer_trainings: int = 0
+    cut: bool = False
     error: str = ""
 
     @property
@@ -129,6 +138,11 @@ class Repair:
         """Whether its published fix does nothing for it within these steps."""
         return self.accepted is not None and self.before is not None and self.accepted <= self.before + POINTS
 
+    @property
+    def hopeless(self) -> bool:
+        """Whether nothing that is known, nor anything tried in this run, makes it 2 points better."""
+        return self.reaches(self.before)
+
     def reaches(self, metric: float | None) -> bool:
         """Whether a metric is within two points of the reference."""
         return metric is not None and metric >= self.reference - POINTS
@@ -139,7 +153,7 @@ def repair(subject_name: str, limit: float) -> Repair:
     torch.set_num_threads(1)
     subjects = {one.name: one for one in everything()}
     subject = subjects[subject_name]
-    program, seed = subject.program(), subject.seeds[0]
+    program, seed = with_likeness(subject.program()), subject.seeds[0]
     result = Repair(subject.name, subject.origin, subject.faulty, steps=program.steps)
     began = time.process_time()
     try:
@@ -160,17 +174,25 @@ def repair(subject_name: str, limit: float) -> Repair:
         return result
 
     def whole(program: ef.Program) -> float | None:
-        course = _whole(program, seed, limit)
+        course = _whole(program, seed, WHOLE * limit)
         return None if course is None else course.metric
 
-    plain = _whole(program, seed, limit)
-    if plain is not None:
+    def known(program: ef.Program) -> float | None:
+        """As ``whole``; what does not end makes the program one that cannot be judged."""
+        course = _whole(program, seed, WHOLE * limit)
+        result.cut = result.cut or course is None
+        return None if course is None else course.metric
+
+    plain = _whole(program, seed, WHOLE * limit)
+    if plain is None:
+        result.cut = True
+    else:
         result.before, result.training_seconds = plain.metric, plain.seconds
     if result.patch:
         result.after = whole(best.program(program))
-    goals = [_patched(patch, program, whole) for patch in accepted(subject.name, program, seed)]
+    goals = [_patched(patch, program, known) for patch in accepted(subject.name, program, seed)]
     if subject.name in TWINS:
-        goals.append(whole(replace(subjects[TWINS[subject.name]].program(), steps=program.steps)))
+        goals.append(known(replace(subjects[TWINS[subject.name]].program(), steps=program.steps)))
     if subject.origin == "twin":
         control = subjects.get(subject.name.partition("+")[0])
         goals.append(None if control is None else control.threshold)
@@ -202,11 +224,14 @@ def _patched(patch: Patch, program: ef.Program, whole: Callable[[ef.Program], fl
 
 
 def _whole(program: ef.Program, seed: int, limit: float) -> Course | None:
+    """The whole training; None if it does not end in time."""
     try:
         with at_most(limit, KeyboardInterrupt):
             return train(program, program.steps, seed)
-    except (Exception, KeyboardInterrupt):
+    except KeyboardInterrupt:
         return None
+    except Exception:  # one that raises has no metric
+        return Course((), None, 0.0)
 
 
 def everything() -> list[Subject]:
@@ -277,14 +302,26 @@ def _report(results: list[Repair], console: Console) -> None:
         )
     console.print(table)
     if ill:
-        repaired = [one for one in ill if one.reaches(one.after)]
-        console.print(f"repaired by fix: {_share(len(repaired), len(ill))}")
+        judged = [one for one in ill if not one.cut]
+        repaired = [one for one in judged if one.reaches(one.after)]
+        peers = [one for one in judged if one.reaches(one.peer)]
+        console.print(f"repaired by fix: {_share(len(repaired), len(judged))}")
+        console.print(f"repaired by AutoTrainer's order: {_share(len(peers), len(judged))}")
+        gaining = [one for one in judged if not one.hopeless]
         console.print(
-            f"repaired by AutoTrainer's order: {_share(sum(one.reaches(one.peer) for one in ill), len(ill))}"
+            f"on the {len(gaining)} with something to gain: "
+            f"fix {_share(sum(one in gaining for one in repaired), len(gaining))}, "
+            f"AutoTrainer's order {_share(sum(one in gaining for one in peers), len(gaining))}"
         )
+        hopeless = [one for one in judged if one.hopeless]
+        harmed = [one.name for one in hopeless if one.patch and not one.reaches(one.after)]
         console.print(
-            f"within reach unpatched: {_share(sum(one.reaches(one.before) for one in ill), len(ill))}"
+            f"on the {len(hopeless)} that nothing helps: left as they are by fix "
+            f"{sum(not one.patch for one in hopeless)}, made worse {len(harmed)} {', '.join(harmed)}; "
+            f"made worse by AutoTrainer's order {sum(not one.reaches(one.peer) for one in hopeless)}"
         )
+        if cut := [one.name for one in ill if one.cut]:
+            console.print(f"not judged, for a whole training did not end: {', '.join(cut)}")
         trials = [one.trial_steps / one.steps for one in ill if one.trial_steps]
         searches = [one.search_seconds / one.training_seconds for one in ill if one.training_seconds]
         console.print(

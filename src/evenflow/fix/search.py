@@ -61,6 +61,8 @@ PAIRED = 4
 """Patches that are combined with each other, if none alone is confirmed."""
 LARGEST = 3
 """Edits of a patch that grew: one more than the median that a repair may have."""
+MISSES = 2
+"""Waves without a larger patch that is better, after which growth ends."""
 LONGER = 4
 """Length of the last trials of all, in trials, if nothing else was confirmed."""
 
@@ -252,8 +254,9 @@ class _Search:
             self._try(self._pairs())
         if self._best() is None and self.longest > self.steps:
             self._prolonged()
-        while self._try(self._grown()):
-            pass
+        missed = 0
+        while missed < MISSES and (grown := self._grown()):
+            missed = 0 if self._try(grown) else missed + 1
 
     def outcome(self, *, interrupted: bool = False) -> Outcome:
         """What is known by now."""
@@ -292,13 +295,15 @@ class _Search:
         others = sorted(
             self._candidates, key=lambda one: works.index(one.patch) if one.patch in works else len(works)
         )
-        more: dict[str, Candidate] = {}
-        for one in others:
-            if one.remedy not in best.remedy.split(AND) and best.patch.size + one.patch.size <= LARGEST:
-                more.setdefault(one.remedy, one)
         known = [trial.patch for trial in self.trials] + [one.patch for one in self.refuted]
-        grown = [_joined(best, one) for one in more.values()]
-        return [one for one in grown if one.patch not in known][:WAVE]
+        more, found = list[Candidate](), Counter[str]()
+        for one in others:
+            grown = _joined(best, one)
+            fits = one.remedy not in best.remedy.split(AND) and grown.patch.size <= LARGEST
+            if fits and grown.patch not in known and found[one.remedy] < SAME:
+                more.append(grown)
+                found[one.remedy] += 1
+        return more[:WAVE]
 
     def _screened(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         left = []

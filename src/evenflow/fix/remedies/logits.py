@@ -29,9 +29,9 @@ class Logits(Remedy):
             _, targets = pair
             if not targets.is_floating_point():
                 yield Patch([SetLoss("cross_entropy")])
-            elif _is_binary(targets):
+            if _is_binary(targets):
                 yield Patch([SetLoss("bce_with_logits")])
-            else:
+            elif targets.is_floating_point():
                 yield Patch([RemoveOutputActivation()])
                 yield Patch([RemoveOutputActivation(), SetLoss("mse")])
         yield Patch([RemoveOutputActivation()])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from typing import ClassVar, final
 
@@ -9,10 +10,13 @@ from evenflow.diagnose import CauseName, Symptom
 from evenflow.fix.remedy import Case, Remedy
 from evenflow.surgery import Patch, SetLearningRate
 
+FAR = 100
+"""A rate that is further above its default is no matter of a tenth or two."""
+
 
 @final
 class SlowDown(Remedy):
-    """A third, a tenth, a hundredth of the learning rate."""
+    """A third, a tenth, a hundredth of the learning rate; of one far too high, the optimizer's default."""
 
     name = "slow_down"
     causes: ClassVar = {
@@ -33,5 +37,18 @@ class SlowDown(Remedy):
 
     def patches(self, case: Case) -> Iterator[Patch]:
         """See :class:`Remedy`."""
+        usual = _usual(case)
+        if usual is not None:
+            yield Patch([SetLearningRate(lr=usual)])
         for factor in (0.1, 0.01, 0.3, 0.001):
             yield Patch([SetLearningRate(factor=factor)])
+
+
+def _usual(case: Case) -> float | None:
+    """PyTorch's default of the optimizers' kind, if they all exceed it by more than :data:`FAR`."""
+    rates = {inspect.signature(type(one)).parameters["lr"].default for one in case.optimizers}
+    usual = rates.pop() if len(rates) == 1 else None
+    if not isinstance(usual, float):
+        return None
+    far = all(group["lr"] > FAR * usual for one in case.optimizers for group in one.param_groups)
+    return usual if far else None

@@ -25,13 +25,16 @@ class Standardise(Remedy):
         if case.pair is None:
             return
         inputs, targets = case.pair
-        on_inputs = StandardiseInput.of(inputs) if inputs.is_floating_point() else None
-        if on_inputs is not None:
-            if inputs.dim() > 1:
-                yield Patch([StandardiseInput.of(inputs, 1 if inputs.dim() > 3 else -1)])
-            yield Patch([on_inputs])
+        on_inputs = []
+        if inputs.is_floating_point():
+            by_feature = (
+                [StandardiseInput.of(inputs, 1 if inputs.dim() > 3 else -1)] if inputs.dim() > 1 else []
+            )
+            on_inputs = [*by_feature, StandardiseInput.of(inputs)]
+        on_targets = []
         if targets.is_floating_point() and float(targets.std()) > 0:
-            on_targets = StandardiseTarget.of(targets)
-            yield Patch([on_targets])
-            if on_inputs is not None:
-                yield Patch([on_inputs, on_targets])
+            on_targets = [StandardiseTarget.of(targets)]
+        yield from (Patch([one]) for one in on_inputs[:1])
+        yield from (Patch([one]) for one in on_targets)
+        yield from (Patch([one, other]) for one in on_inputs[:1] for other in on_targets)
+        yield from (Patch([one]) for one in on_inputs[1:])
