@@ -119,3 +119,49 @@ def _program() -> ef.Program:
 def test_unknown_remedy_to_ignore_is_told() -> None:
     with pytest.raises(EvenflowError, match="no remedy nonsense"):
         ef.fix(_program(), ignore=("nonsense",))
+
+
+class _TwoFaults(_Levels):
+    """Two faults, of which the second hides behind the first: alone, its cure changes nothing."""
+
+    OPEN, HIDDEN = SetLearningRate(factor=2.0), SetLearningRate(factor=3.0)
+
+    def candidates(self) -> tuple[list[Candidate], list[str]]:
+        return [
+            Candidate(Patch([self.HIDDEN]), "hidden", "", 1.0),
+            Candidate(Patch([self.OPEN]), "open", "", 0.9),
+        ], []
+
+    def _course(self, job: tuple[Patch | None, int, int]) -> Course:
+        patch, seed, steps = job
+        edits = () if patch is None else patch.edits
+        level = 1.0 - 0.3 * (self.OPEN in edits) * (1 + (self.HIDDEN in edits)) + 0.001 * seed
+        return Course((level,) * steps, None, 0.0)
+
+
+def test_a_patch_grows_by_what_alone_did_nothing() -> None:
+    outcome = searched(_TwoFaults(), (0, 1, 2), 40, Workers())  # type: ignore[arg-type]
+    assert any(one.remedy == "hidden" and "changes nothing" in one.why for one in outcome.refuted)
+    assert [found.remedy for found in outcome.patches] == ["open and hidden", "open"]
+    assert outcome.patches[0].patch.edits == (_TwoFaults.OPEN, _TwoFaults.HIDDEN)
+
+
+class _Late(_Levels):
+    """What cures it shows after 100 steps only."""
+
+    def candidates(self) -> tuple[list[Candidate], list[str]]:
+        return [Candidate(Patch([SetLearningRate(factor=2.0)]), "late", "", 1.0)], []
+
+    def _course(self, job: tuple[Patch | None, int, int]) -> Course:
+        patch, seed, steps = job
+        level = 0.5 if patch is not None and steps > 100 else 1.0 + (patch is not None) * 1e-6
+        return Course((level + 0.001 * seed,) * steps, None, 0.0)
+
+
+@pytest.mark.parametrize(("longest", "found"), [(400, [160]), (80, []), (0, [])])
+def test_where_nothing_is_confirmed_trials_are_longer_but_never_than_the_training(
+    longest: int, found: list[int]
+) -> None:
+    outcome = searched(_Late(), (0, 1, 2), 40, Workers(), longest=longest)  # type: ignore[arg-type]
+    assert [trial.steps for trial in outcome.patches] == found
+    assert max(trial.steps for trial in outcome.trials) == max(40, min(longest, 160))

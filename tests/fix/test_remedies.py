@@ -1,0 +1,70 @@
+"""Patches that single remedies make of a case."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+import evenflow as ef
+from evenflow.fix.remedies.logits import Logits
+from evenflow.fix.remedies.slow_down import SlowDown
+from evenflow.fix.remedies.standardise import Standardise
+from evenflow.fix.remedies.unfreeze import Thaw
+from evenflow.fix.remedy import Case, Remedy
+from evenflow.surgery import RemoveOutputActivation, SetLearningRate, SetLoss, Unfreeze
+from tests.fix import programs
+
+
+def _edits(remedy: Remedy, program: ef.Program) -> list[tuple[object, ...]]:
+    with torch.random.fork_rng(devices=[]):
+        case = Case(program, ef.Report(None, None), program.start(0))  # type: ignore[arg-type]
+    return [patch.edits for patch in remedy.patches(case)]
+
+
+def _chain(seed: int) -> nn.Module:
+    return programs.chain(1, nn.ReLU)(seed)
+
+
+def test_a_rate_far_above_the_optimizers_default_becomes_the_default() -> None:
+    assert _edits(SlowDown(), programs.program(_chain, lr=1000.0))[0] == (SetLearningRate(lr=1e-3),)
+    usual = _edits(SlowDown(), programs.program(_chain, lr=0.1))
+    assert all(edit.lr is None for edits in usual for edit in edits if isinstance(edit, SetLearningRate))
+
+
+def test_whole_targets_that_are_0_or_1_may_be_of_one_unit() -> None:
+    def batches(seed: int) -> list[programs.Batch]:
+        inputs, labels = programs.points()
+        return [(inputs, labels % 2)]
+
+    def losses(program: ef.Program) -> list[str]:
+        return [one.to for edits in _edits(Logits(), program) for one in edits if isinstance(one, SetLoss)]
+
+    four = programs.program(_chain)
+    assert losses(four) == ["cross_entropy"]
+    assert losses(ef.Program(_chain, four.optimizer, batches, four.loss)) == [
+        "cross_entropy",
+        "bce_with_logits",
+    ]
+    assert (RemoveOutputActivation(),) in _edits(Logits(), four)
+
+
+def test_inputs_and_targets_are_standardised_together_before_inputs_as_a_whole() -> None:
+    def batches(seed: int) -> list[programs.Batch]:
+        inputs, labels = programs.points()
+        return [(inputs, labels.float())]
+
+    four = programs.program(_chain)
+    made = _edits(Standardise(), ef.Program(_chain, four.optimizer, batches, four.loss))
+    names = [[edit.name for edit in edits] for edits in made]
+    both = ["standardise_input", "standardise_target"]
+    assert names == [[both[0]], [both[1]], both, [both[0]]]
+
+
+def test_only_what_is_frozen_is_unfrozen() -> None:
+    def frozen(seed: int) -> nn.Module:
+        model = _chain(seed)
+        model.requires_grad_(False)
+        return model
+
+    assert _edits(Thaw(), programs.program(frozen)) == [(Unfreeze(),)]
+    assert _edits(Thaw(), programs.program(_chain)) == []
