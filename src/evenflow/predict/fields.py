@@ -33,6 +33,7 @@ from typing import final
 import numpy as np
 import torch
 
+from evenflow.predict import reuse
 from evenflow.predict.table import Table, align, independent_pair, measured
 
 _sources = itertools.count()
@@ -134,7 +135,9 @@ class Made(Field):
     @cached_property
     def table(self) -> Table:
         """Mean and pair table."""
-        return self.rule(*(part.table for part in self.parts))
+        numbers, scale = reuse.numbers(self.parts)
+        name = None if numbers is None else (self.key, self.shape, numbers)
+        return reuse.table_of(name, scale, lambda: self.rule(*(part.table for part in self.parts)))
 
     @cached_property
     def tags(self) -> int:
@@ -158,11 +161,21 @@ class Sum(Field):
     @cached_property
     def table(self) -> Table:
         """Mean and pair table."""
+        scale = reuse.up_to_scale(self.terms[0][1].table)[1] if self.cotangent else 1.0
+        pairs = [cross(x, y) for (_, x), (_, y) in itertools.combinations(self.terms, 2)]
+        tables = [field.table for _, field in self.terms]
+        numbers = [None if t is None else reuse.number(t, scale) for t in (*tables, *pairs)]
+        known = all(n is not None or t is None for n, t in zip(numbers, (*tables, *pairs), strict=True))
+        name = (self.shape, *(factor for factor, _ in self.terms), *numbers) if known else None
+        return reuse.table_of(name, scale, lambda: self._added(pairs))
+
+    def _added(self, pairs: Sequence[Table | None]) -> Table:
+        """The table, given those of all pairs of terms."""
         tables = [field.table.scaled(factor) for factor, field in self.terms]
         dims, tables = align(tables, self.shape)
         second = np.sum([t.second for t in tables], 0)
-        for (i, (f, x)), (j, (g, y)) in itertools.combinations(enumerate(self.terms), 2):
-            pair = cross(x, y)
+        each = itertools.combinations(enumerate(factor for factor, _ in self.terms), 2)
+        for ((i, f), (j, g)), pair in zip(each, pairs, strict=True):
             if pair is None:
                 mixed = independent_pair(tables[i], tables[j])
             else:
@@ -230,8 +243,9 @@ def _independent(x: Field, y: Field) -> bool:
 
 
 def forget() -> None:
-    """Drop all pairs found so far; they keep their fields alive."""
+    """Drop all pairs found so far, which keep their fields alive, and what repeated layers share."""
     _known.clear()
+    reuse.forget()
 
 
 def _cross(x: Field, y: Field) -> Table | None:

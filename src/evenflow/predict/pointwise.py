@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import itertools
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias, final
@@ -28,6 +28,7 @@ from typing import Any, TypeAlias, final
 import numpy as np
 import torch
 
+from evenflow.predict import reuse
 from evenflow.predict.fields import Field, Leaf, Made, Sum, cross, product_tags
 from evenflow.predict.known import refined
 from evenflow.predict.scalar import VARIABLE, Scalar, expect, expect_pair, times
@@ -97,10 +98,39 @@ class Expression(Field):
         """Mean and pair table."""
         if not self.atoms:
             return constant(self.shape, sum(term.factor for term in self.terms))
+        return reuse.table_of(*self.name, self._evaluated)
+
+    @cached_property
+    def name(self) -> tuple[Hashable, float]:
+        """All that its table depends on, None if that is hard to say, and the scale of its cotangent."""
+        linear = sum(atom.cotangent for atom in self.atoms) == self.cotangent and all(
+            sum(atom.cotangent and f.linear for atom, f in term.functions) == self.cotangent
+            for term in self.terms
+        )
+        entries = any(isinstance(atom, Leaf) and atom.values is not None for atom in self.atoms)
+        if not linear or entries:  # known entries are more than a table
+            return None, 1.0
+        numbers, scale = reuse.numbers(self.atoms)
+        shared = [((i, j), reuse.number(t)) for i, j, t in self._shared]
+        if numbers is None or any(n is None for _, n in shared):
+            return None, 1.0
+        at = {atom: i for i, atom in enumerate(self.atoms)}
+        terms = tuple((t.factor, tuple((at[atom], f.key) for atom, f in t.functions)) for t in self.terms)
+        return (self.shape, terms, numbers, tuple(shared)), scale
+
+    @cached_property
+    def _shared(self) -> list[tuple[int, int, Table]]:
+        """E x_i y_j of the atoms that covary, with their positions."""
+        return [
+            (i, j, pair)
+            for (i, a), (j, b) in itertools.permutations(enumerate(self.atoms), 2)
+            if a.shape == b.shape and (pair := cross(a, b)) is not None
+        ]
+
+    def _evaluated(self) -> Table:
         pairs: _Pairs = {atom: {atom: atom.table} for atom in self.atoms}
-        for a, b in itertools.permutations(self.atoms, 2):
-            if a.shape == b.shape and (pair := cross(a, b)) is not None:
-                pairs[a][b] = pair
+        for i, j, pair in self._shared:
+            pairs[self.atoms[i]][self.atoms[j]] = pair
         found = _moments(self, self, pairs)
         mean = _means(self)
         return Table(found.dims, found.second, mean).limited()

@@ -33,7 +33,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evenflow.predict.axes import Array
+from evenflow.predict.axes import Array, rounded
 
 _COARSE = np.polynomial.legendre.leggauss(14)
 _FINE = np.polynomial.legendre.leggauss(48)
@@ -174,11 +174,11 @@ def _pairs(
     """E f(u) g(v) of nonlinear f and g: by Mehler's series where its remainder is negligible."""
     given = [_distinct(array) for array in (*means, *variances)]
     if all(array.size == 1 for array in given):
-        m_u, m_v, v_u, v_v = _rounded(np.array([array.item() for array in given])).tolist()
+        m_u, m_v, v_u, v_v = rounded(np.array([array.item() for array in given])).tolist()
         found = _pairs_alike(f, g, (m_u, m_v), (v_u, v_v), covariance)
         if found is not None:
             return found
-    mean_u, mean_v, var_u, var_v, cov = (_rounded(array) for array in (*given, covariance))
+    mean_u, mean_v, var_u, var_v, cov = (rounded(array) for array in (*given, covariance))
     scale = np.sqrt(np.maximum(var_u * var_v, 0.0))
     rho = np.divide(cov, scale, out=np.zeros(np.broadcast(cov, scale).shape), where=scale > 0).clip(-1.0, 1.0)
     a, b = _series(f, mean_u, var_u), _series(g, mean_v, var_v)
@@ -205,7 +205,7 @@ def _pairs_alike(
     a = _coefficients_of(f, means[0], variances[0])
     b = _coefficients_of(g, means[1], variances[1])
     scale = math.sqrt(max(variances[0] * variances[1], 0.0))
-    rho = (_rounded(cov) / scale).clip(-1.0, 1.0) if scale > 0 else np.zeros(cov.shape)
+    rho = (rounded(cov) / scale).clip(-1.0, 1.0) if scale > 0 else np.zeros(cov.shape)
     largest = float(np.abs(rho).max(initial=0.0))
     for level, terms in enumerate(TERMS):
         if largest**terms * a[MOST + level] * b[MOST + level] <= REMAINDER * a[-1] * b[-1]:
@@ -280,7 +280,7 @@ def _memoised(name: tuple[str, ...], arguments: tuple[Array, ...], compute: Call
     rows = np.empty((math.prod(shape), len(arguments)))
     for column, array in enumerate(arguments):
         rows[:, column].reshape(shape)[...] = array
-    keys = [(*name, *row) for row in _rounded(rows).tolist()]
+    keys = [(*name, *row) for row in rounded(rows).tolist()]
     new = [key for key in dict.fromkeys(keys) if key not in _memory]
     if len(_memory) + len(new) > MEMORY:
         _memory.clear()
@@ -290,12 +290,6 @@ def _memoised(name: tuple[str, ...], arguments: tuple[Array, ...], compute: Call
         values = compute(*np.array([key[len(name) :] for key in part]).T)
         _memory.update(zip(part, values.tolist(), strict=True))
     return np.array([_memory[key] for key in keys]).reshape(shape)
-
-
-def _rounded(values: Array) -> Array:
-    """To 36 of 52 bits, 11 significant digits; −0 becomes 0."""
-    bits = np.ascontiguousarray(values, dtype=np.float64).view(np.int64)
-    return ((bits + 0x8000) & ~0xFFFF).view(np.float64) + 0.0
 
 
 def _single(f: Scalar, mean: Array, variance: Array) -> Array:

@@ -40,6 +40,7 @@ from typing import Any
 import numpy as np
 
 from evenflow.flow import Stats
+from evenflow.predict import reuse
 from evenflow.predict.axes import Array, weighted
 from evenflow.predict.fields import Field, Leaf, Made, Sum
 from evenflow.predict.pointwise import Expression, Term, as_terms
@@ -115,11 +116,20 @@ def _own(field: Field, dims: tuple[int, ...] | None) -> float:
         return 0.0
     terms = as_terms(field) if isinstance(field, Expression) else ()
     if len(terms) == 1 and any(not f.linear for _, f in terms[0].functions):
-        squares = tuple((atom, times(f, f)) for atom, f in terms[0].functions)
-        table = Expression(field.shape, [Term(1.0, squares)]).table
-        left, right = table.sides(table.means)
-        return _relative(table, table.second - left * right, table.means, dims)
-    return _gaussian(field.table, dims)
+        name = field.name[0] if isinstance(field, Expression) and field.as_one is None else None
+        return reuse.once(
+            None if name is None else ("own", name, dims), lambda: _of_product(field, terms[0], dims)
+        )
+    number = reuse.up_to_scale(field.table)[0]
+    return reuse.once(None if number is None else ("own", number, dims), lambda: _gaussian(field.table, dims))
+
+
+def _of_product(field: Field, term: Term, dims: tuple[int, ...] | None) -> float:
+    """From the table of the squares of a product of functions."""
+    squares = tuple((atom, times(f, f)) for atom, f in term.functions)
+    table = Expression(field.shape, [Term(1.0, squares)]).table
+    left, right = table.sides(table.means)
+    return _relative(table, table.second - left * right, table.means, dims)
 
 
 def _gaussian(table: Table, dims: tuple[int, ...] | None) -> float:
@@ -231,6 +241,11 @@ def _passed_on(field: Expression, one: bool) -> float:
 
 def _exponent(atom: Field, f: Scalar) -> float:
     """D log E f² / d log q, by a difference of 2 %."""
+    number = reuse.as_it_is(atom.table)
+    return reuse.once(None if number is None else ("exponent", number, f.key), lambda: _difference(atom, f))
+
+
+def _difference(atom: Field, f: Scalar) -> float:
     mean, variance = np.array([atom.table.average]), _variance(atom)
     values = []
     for scale in (0.99, 1.01):
