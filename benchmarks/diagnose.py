@@ -38,7 +38,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.diagnosis.runner import Job, Way, outcomes, peers, records, subjects, written
-from benchmarks.diagnosis.scoring import Outcome, cause_table, summary
+from benchmarks.diagnosis.scoring import Outcome, cause_table, summary, trial_table
 from benchmarks.diagnosis.subject import Subject
 
 console = Console(width=max(100, Console().width))
@@ -119,9 +119,16 @@ def show(outcomes: list[Outcome]) -> None:
     causes = Table(title="evenflow, cause by cause", title_justify="left")
     for heading in ("cause", "among three, where it is true", "true, where named first"):
         causes.add_column(heading)
-    for cells in cause_table(one for one in outcomes if one.tool == "evenflow"):
+    own = [one for one in outcomes if one.tool == "evenflow"]
+    for cells in cause_table(own):
         causes.add_row(*cells)
     console.print(causes)
+    trials = Table(title="evenflow, causes tested by intervention", title_justify="left")
+    for heading in ("verdict", "true causes", "wrong causes"):
+        trials.add_column(heading)
+    for cells in trial_table(own):
+        trials.add_row(*cells)
+    console.print(trials)
 
 
 def _of(outcomes: Iterable[Outcome], split: str | None, origins: set[str]) -> list[Outcome]:

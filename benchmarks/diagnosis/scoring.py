@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Self
@@ -152,6 +153,20 @@ def cause_table(outcomes: Iterable[Outcome]) -> list[tuple[str, str, str]]:
             )
         )
     return table
+
+
+def trial_table(outcomes: Iterable[Outcome]) -> list[tuple[str, str, str]]:
+    """Verdict of an intervention → how many true and how many wrong causes got it, over faulty programs."""
+    counts = Counter(
+        (trial, cause in one.subject.causes)
+        for one in outcomes
+        if one.subject.faulty
+        for cause, trial in zip(one.verdict.causes, one.verdict.trials, strict=False)
+    )
+    return [
+        (trial, str(counts[trial, True]), str(counts[trial, False]))
+        for trial in sorted({t for t, _ in counts})
+    ]
 
 
 def _recall(faulty: list[Outcome], symptom: str) -> str:

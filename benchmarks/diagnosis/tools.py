@@ -24,6 +24,7 @@ class Verdict:
     Attributes:
         symptoms: In the tool's order, in evenflow's words.
         causes: Likewise, most credible first.
+        trials: What came of each cause when it was removed in a copy: a verdict, or "not tested".
         places: Where it sees them; empty for tools that name none.
         skipped: What could not be judged.
         story: What evenflow reported and saw, in lines.
@@ -31,6 +32,7 @@ class Verdict:
 
     symptoms: tuple[str, ...] = ()
     causes: tuple[str, ...] = ()
+    trials: tuple[str, ...] = ()
     places: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
     story: tuple[str, ...] = ()
@@ -65,6 +67,10 @@ def verdict_of(report: Report) -> Verdict:
     return Verdict(
         symptoms=tuple(dict.fromkeys(finding.symptom.value for finding in alarms)),
         causes=tuple(cause.name.value for cause in report.diagnosis.causes),
+        trials=tuple(
+            "not tested" if cause.trial is None else cause.trial.verdict.value
+            for cause in report.diagnosis.causes
+        ),
         places=tuple(dict.fromkeys(finding.site for finding in alarms)),
         skipped=tuple(
             f"{skip.code}: {skip.reason}" for skip in report.diagnosis.skipped if "failed" in skip.reason
