@@ -122,22 +122,34 @@ class Made(Field):
         rule: From the tables of the parts to that of the output; must be
             linear in each of them, for it serves pairs of tensors too.
         key: Names the op with all its options: fields with equal keys were made alike.
+        added: What its own table has beyond that.
     """
 
     def __init__(
-        self, shape: Sequence[int], parts: Sequence[Field], rule: Callable[..., Table], key: Hashable
+        self,
+        shape: Sequence[int],
+        parts: Sequence[Field],
+        rule: Callable[..., Table],
+        key: Hashable,
+        added: Callable[[Made], Table | None] | None = None,
     ) -> None:
         super().__init__(shape, cotangent=any(part.cotangent for part in parts))
         self.parts = tuple(parts)
         self.rule = rule
         self.key = key
+        self.added = added
 
     @cached_property
     def table(self) -> Table:
         """Mean and pair table."""
         numbers, scale = reuse.numbers(self.parts)
         name = None if numbers is None else (self.key, self.shape, numbers)
-        return reuse.table_of(name, scale, lambda: self.rule(*(part.table for part in self.parts)))
+        table = reuse.table_of(name, scale, lambda: self.rule(*(part.table for part in self.parts)))
+        more = None if self.added is None else self.added(self)
+        if more is None:
+            return table
+        dims, (table, more) = align([table, more], self.shape)
+        return Table(dims, table.second + more.second, table.mean)
 
     @cached_property
     def tags(self) -> int:

@@ -137,7 +137,7 @@ def attention_backward(
         raise NoRuleError("backward of attention whose forward pass was not seen")
     _, p, factor = kept
     scores = p.shape
-    g_s = Softmax(p.x, 3, contraction(scores, g, v, "bhid,bhjd->bhij"))
+    g_s = Softmax(p.x, 3, contraction(scores, g, v, "bhid,bhjd->bhij"), p)
     g_q = product(q.shape, contraction(q.shape, g_s, k, "bhij,bhjd->bhid"), factor)
     g_k = product(k.shape, contraction(k.shape, g_s, q, "bhij,bhid->bhjd"), factor)
     return [g_q, g_k, contraction(v.shape, p, g, "bhij,bhid->bhjd")]

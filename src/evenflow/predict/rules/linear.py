@@ -12,6 +12,7 @@ from typing import Any
 from evenflow.predict.fields import Field, Made
 from evenflow.predict.pointwise import apply
 from evenflow.predict.rules.adjoint import remember
+from evenflow.predict.rules.gram import of_both
 from evenflow.predict.rules.registry import Context, rule
 from evenflow.predict.table import Table, contract
 
@@ -22,7 +23,8 @@ def contraction(shape: Any, a: Field, b: Field, spec: str) -> Field:
     def of_tables(x: Table, y: Table) -> Table:
         return contract(x, y, spec)
 
-    return Made(shape, (a, b), of_tables, ("contract", spec))
+    added = of_both if a.cotangent != b.cotangent else None
+    return Made(shape, (a, b), of_tables, ("contract", spec), added)
 
 
 def _plus(shape: Any, x: Field, bias: Field, beta: float, alpha: float) -> Field:

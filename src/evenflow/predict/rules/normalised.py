@@ -139,11 +139,11 @@ class Normalised(Field):
         if full <= 0:
             return 1.0
         squared = Table(table.dims, (table.second / full) ** 2, None)
-        inverse = _pair_average(squared, self.over)
+        inverse = pair_average(squared, self.over)
         return 1 / (1 - 2 * inverse) if inverse < 0.25 else 2.0
 
 
-def _pair_average(table: Table, over: Sequence[int]) -> float:
+def pair_average(table: Table, over: Sequence[int]) -> float:
     """Average over all pairs of entries in some dimensions, of the same entries in the others."""
     values = table.second
     axes_of = table.axes

@@ -176,11 +176,16 @@ def _prepare(x: Field, dim: int) -> tuple[Table, int, int | None]:
 
 @final
 class Softmax(Field):
-    """p = softmax(x) along a dimension; with ``g``, the cotangent of x from that of p."""
+    """p = softmax(x) along a dimension; with ``g``, the cotangent of x from that of p.
 
-    def __init__(self, x: Field, dim: int, g: Field | None = None) -> None:
+    Attributes:
+        forward: p, also of a cotangent.
+    """
+
+    def __init__(self, x: Field, dim: int, g: Field | None = None, p: Softmax | None = None) -> None:
         super().__init__(x.shape, cotangent=g is not None)
         self.x, self.dim, self.g = x, dim % max(len(x.shape), 1), g
+        self.forward = self if p is None else p
         self.spread_from = () if g is None else (g,)
 
     @cached_property
@@ -315,7 +320,7 @@ def softmax_backward(context: Context, output: Any, g: Field, p: Field, dim: int
     """P (g − Σ p g)."""
     if not isinstance(p, Softmax) or p.g is not None:
         raise NoRuleError("backward of a softmax whose forward pass was not seen")
-    return Softmax(p.x, dim, g)
+    return Softmax(p.x, dim, g, p)
 
 
 @final
