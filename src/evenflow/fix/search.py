@@ -19,23 +19,20 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
 
 import torch
 
 from evenflow.check import Report, check
 from evenflow.errors import EvenflowError
-from evenflow.fix.candidates import Candidate, left_out, proposed
-from evenflow.fix.course import Course, train
+from evenflow.fix.candidates import Candidate, left_out
+from evenflow.fix.course import Course
 from evenflow.fix.outcome import Outcome, Refuted, Tried, Verdict, ranked
 from evenflow.fix.remedy import Case
-from evenflow.fix.screen import screen
-from evenflow.flow import Flow
+from evenflow.fix.subject import Job, OfProgram, Subject
 from evenflow.lab.verdict import number
-from evenflow.measure.first import first_flows
 from evenflow.parallel import Workers
 from evenflow.program import Program
 from evenflow.surgery import Patch
@@ -81,29 +78,6 @@ def silently(title: str, items: Iterable[Any], total: int) -> Iterable[Any]:
 
 AND = " and "
 """Between the names of remedies of which a patch is joined."""
-
-Job: TypeAlias = tuple[Patch | None, int, int]
-"""(patch or None, seed, steps): one training."""
-
-
-class Subject(Protocol):
-    """What is to be mended: a program, or a script."""
-
-    @property
-    def report(self) -> Report:
-        """What was found before."""
-
-    def candidates(self) -> tuple[list[Candidate], list[str]]:
-        """(what remedies make of it, the most promising first; what only a person can do)."""
-
-    def screen(self, patch: Patch) -> str | None:
-        """Why a patch is not worth a trial; None if it is, or if only a trial can tell."""
-
-    def course(self) -> Callable[[Job], Course]:
-        """What trains; it can be pickled."""
-
-    def flow(self, patch: Patch) -> Flow | None:
-        """The first batch with a patch; None if it is not known."""
 
 
 def fix(
@@ -185,35 +159,6 @@ def searched(
     except KeyboardInterrupt:
         return search.outcome(interrupted=True)
     return search.outcome()
-
-
-@dataclass(frozen=True, slots=True)
-class OfProgram:
-    """A program to be mended."""
-
-    case: Case
-    ignore: Collection[str] = ()
-
-    @property
-    def report(self) -> Report:
-        """See :class:`Subject`."""
-        return self.case.report
-
-    def candidates(self) -> tuple[list[Candidate], list[str]]:
-        """See :class:`Subject`."""
-        return proposed(self.case, self.ignore)
-
-    def screen(self, patch: Patch) -> str | None:
-        """See :class:`Subject`."""
-        return screen(self.case, patch)
-
-    def course(self) -> Callable[[Job], Course]:
-        """See :class:`Subject`."""
-        return partial(_course, self.case.program)
-
-    def flow(self, patch: Patch) -> Flow | None:
-        """See :class:`Subject`; of several roles the first."""
-        return next(iter(first_flows(patch.program(self.case.program)).values()))
 
 
 class _Search:
@@ -419,16 +364,6 @@ class _Search:
         for (key, _), course in zip(todo, self.track(title, results, len(todo)), strict=True):
             self._courses[key] = course
         return [self._courses[key] for key in keys]
-
-
-def _course(program: Program, job: Job) -> Course:
-    patch, seed, steps = job
-    try:
-        return train(program if patch is None else patch.program(program), steps, seed)
-    except Exception:  # a patched program that raises in the middle of training is one that broke
-        if patch is None:
-            raise
-        return Course((), None, 0.0)
 
 
 def _measure(courses: Sequence[Course], *, other: bool) -> str:

@@ -38,6 +38,11 @@ def cells(trial: Tried) -> dict[str, str]:
     }
 
 
+def lengths(outcome: Outcome) -> str:
+    """Steps of the trials; where the first found nothing, later ones were longer."""
+    return " or ".join(str(steps) for steps in sorted({trial.steps for trial in outcome.trials})) or "0"
+
+
 def verdict(outcome: Outcome) -> str:
     """All of it in a sentence."""
     if outcome.report.healthy:
@@ -67,9 +72,9 @@ def show(outcome: Outcome, console: Console, *, everything: bool) -> None:
             said, *rest = cells(trial).values()
             table.add_row(Text(said, style=_STYLES[said]), *rest)
         console.print(table)
-        told = outcome.trials[0]
         console.print(
-            f"Means over {len(told.baseline)} seeds after {told.steps} steps; more is better.",
+            f"Means over {len(outcome.trials[0].baseline)} seeds after {lengths(outcome)} steps; "
+            "more is better.",
             style="dim",
             highlight=False,
         )

@@ -15,7 +15,8 @@ from evenflow.fix.course import Course
 from evenflow.fix.outcome import Outcome
 from evenflow.fix.script.process import Script
 from evenflow.fix.script.scout import Findings
-from evenflow.fix.search import Job, Track, searched, silently
+from evenflow.fix.search import Track, searched, silently
+from evenflow.fix.subject import Job
 from evenflow.flow import Flow
 from evenflow.parallel import Workers
 from evenflow.surgery import Patch
@@ -30,7 +31,7 @@ LOOK = 2
 @final
 @dataclass(frozen=True, slots=True)
 class OfScript:
-    """A script to be mended; see :class:`evenflow.fix.search.Subject`."""
+    """A script to be mended; see :class:`evenflow.fix.subject.Subject`."""
 
     script: Script
     findings: Findings

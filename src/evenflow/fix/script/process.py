@@ -12,7 +12,7 @@ from typing import Any, final
 
 from evenflow.errors import EvenflowError
 from evenflow.fix.course import Course
-from evenflow.fix.search import Job
+from evenflow.fix.subject import Job
 from evenflow.scripts import nursery
 
 TRIAL = "evenflow.scripts.trial:Trial"
