@@ -55,7 +55,7 @@ def test_inputs_and_targets_are_standardised_together_before_inputs_as_a_whole()
 
     four = programs.program(_chain)
     made = _edits(Standardise(), ef.Program(_chain, four.optimizer, batches, four.loss))
-    names = [[edit.name for edit in edits] for edits in made]
+    names = [[getattr(edit, "name", "") for edit in edits] for edits in made]
     both = ["standardise_input", "standardise_target"]
     assert names == [[both[0]], [both[1]], both, [both[0]]]
 
