@@ -65,3 +65,18 @@ PERSISTENT = Threshold(
     "share of the sampled steps at which it must be so",
     "a judgement: the typical step",
 )
+AMPLIFIED = Threshold(
+    1.0,
+    "decades that a gradient gains along time, at which a recurrence is suspected where training suffers",
+    "a judgement: a step that suits the last time step is then ten times too large for the first",
+)
+LOST_IN_TIME = Threshold(
+    3.0,
+    "decades below the largest at which a time step is lost, where training suffers",
+    "as in EF101: AutoTrainer's ratio of 1e-3",
+)
+UNIT_RADIUS = Threshold(
+    1.0,
+    "spectral radius of recurrent weights above which they amplify",
+    "a linear or rectified step of radius 1 keeps the gradient (Pascanu 2013, section 2.1)",
+)

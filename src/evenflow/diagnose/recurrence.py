@@ -8,7 +8,7 @@ that uses its weights again and again along one way.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from evenflow.diagnose.graph import OpGraph
@@ -87,6 +87,30 @@ def profiles(flow: Flow, graph: OpGraph) -> Iterator[TimeProfile]:
             yield TimeProfile(place, state, norms, source.get(place))
     for path, rows in graph.loops.items():
         yield TimeProfile(path, "loop", _by_turn(rows, len(graph.weights_at(rows[0]))), source.get(path))
+
+
+def worst_states(found: Iterable[TimeProfile], decades: float) -> list[TimeProfile]:
+    """For each module the state that remembers longest in its worst layer.
+
+    The gradient may travel in either of an LSTM's two states, so a layer has
+    forgotten only what both have lost.
+
+    Args:
+        found: Their gradients along time.
+        decades: Below the largest at which a step is lost.
+    """
+    layers: dict[tuple[str, str], TimeProfile] = {}
+    for profile in found:
+        key = (profile.place, profile.state.partition("_")[2])
+        best = layers.get(key)
+        if best is None or profile.lost(decades) < best.lost(decades):
+            layers[key] = profile
+    modules: dict[str, TimeProfile] = {}
+    for (module, _), profile in layers.items():
+        worst = modules.get(module)
+        if worst is None or profile.lost(decades) > worst.lost(decades):
+            modules[module] = profile
+    return list(modules.values())
 
 
 def _by_turn(rows: Sequence[Row], weights: int) -> tuple[float, ...]:

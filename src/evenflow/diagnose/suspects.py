@@ -1,4 +1,4 @@
-"""Why a loss does not fall: step size, data and wiring, each asked of the numbers of the run.
+"""Why a loss does not fall: step size, data and recurrence, each asked of the numbers of the run.
 
 The step size is judged by what steps do, not by the learning rate itself:
 
@@ -28,6 +28,7 @@ from evenflow.diagnose.graph import op_graph
 from evenflow.diagnose.history.grid import Floats, Integers
 from evenflow.diagnose.history.history import History
 from evenflow.diagnose.history.loss import LossCurve
+from evenflow.diagnose.recurrent_suspects import long_recurrence, recurrent_gain
 from evenflow.diagnose.rule import CannotJudgeError
 from evenflow.diagnose.rules.clipping_always_active import clipped_hard
 from evenflow.diagnose.rules.optimizer_epsilon_dominates import epsilon_dominates
@@ -40,7 +41,7 @@ EARLY = 0.1
 
 
 def suspects(history: History, role: str, curve: LossCurve) -> tuple[Cause, ...]:
-    """What the numbers hold against the data and the step size, best first; ``unknown`` if nothing."""
+    """What the numbers hold against data, recurrence and step size, best first; ``unknown`` if nothing."""
     small = steps_too_small(history, role, curve)
     shortened = None
     if small is not None:
@@ -50,13 +51,15 @@ def suspects(history: History, role: str, curve: LossCurve) -> tuple[Cause, ...]
     found = [
         unscaled_input(history),
         unscaled_target(history, curve),
+        recurrent_gain(history),
+        long_recurrence(history),
         steps_too_large(history, role, curve),
         small if shortened is None else shortened,
     ]
     causes = sorted((cause for cause in found if cause is not None), key=lambda cause: -cause.confidence)
     if causes:
         return tuple(causes)
-    text = "Neither the size of the steps nor that of inputs and targets explains it."
+    text = "Neither the size of the steps nor that of inputs and targets explains it, nor a recurrence."
     return (Cause(CauseName.UNKNOWN, 1.0, text),)
 
 

@@ -43,6 +43,8 @@ class Divergence(RunRule):
         CauseName.LEARNING_RATE_TOO_HIGH,
         CauseName.UNSCALED_INPUT,
         CauseName.UNSCALED_TARGET,
+        CauseName.RECURRENT_GAIN_TOO_LARGE,
+        CauseName.LONG_RECURRENCE,
         CauseName.UNKNOWN,
     )
     thresholds = (RISES, LOST, GAINED, CHANCE, POLYAK, LEAP, LARGE_UPDATE, OFF_SCALE)

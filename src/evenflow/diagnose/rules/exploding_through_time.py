@@ -9,6 +9,7 @@ from typing import final
 from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Severity, Symptom
 from evenflow.diagnose.glossary import remedies
 from evenflow.diagnose.graph import op_graph
+from evenflow.diagnose.limits import UNIT_RADIUS
 from evenflow.diagnose.recurrence import TimeProfile, profiles
 from evenflow.diagnose.rule import Page, Rule, Threshold
 from evenflow.diagnose.text import factor, module_name
@@ -18,12 +19,6 @@ GROWN = Threshold(
     3.0,
     "decades gained along time, beyond the log10 of the number of steps",
     "as in EF102; a loss at every step adds up to T equal parts, which is no fault",
-)
-
-UNIT = Threshold(
-    1.0,
-    "spectral radius of the recurrent weights above which they, too, are to blame",
-    "a linear or rectified step of radius 1 keeps the gradient (Pascanu 2013, section 2.1)",
 )
 
 
@@ -36,7 +31,7 @@ class ExplodingThroughTime(Rule):
     symptom = Symptom.EXPLODING_GRADIENT
     summary = "The gradient of a recurrent layer grows by orders of magnitude along time."
     causes = (CauseName.RECURRENT_GAIN_TOO_LARGE, CauseName.INIT_TOO_LARGE)
-    thresholds = (GROWN, UNIT)
+    thresholds = (GROWN, UNIT_RADIUS)
     page = Page(
         what="""\
 The gradient of a recurrent net is huge for some batches and moderate for others; the
@@ -90,14 +85,14 @@ def _finding(flow: Flow, profile: TimeProfile) -> Finding:
     radius = _radius(flow, profile)
     text = f"{profile.steps} steps with the same weights, and the step amplifies."
     causes = [Cause(CauseName.RECURRENT_GAIN_TOO_LARGE, 1.0, text)]
-    if radius is not None and radius[0] > UNIT.value:
+    if radius is not None and radius[0] > UNIT_RADIUS.value:
         causes[0] = Cause(CauseName.RECURRENT_GAIN_TOO_LARGE, 0.5, text)
         causes.append(
             Cause(
                 CauseName.INIT_TOO_LARGE,
                 0.5,
                 f"{radius[1]} has a spectral radius of about {radius[0]:.2g} (√n · RMS); "
-                f"{UNIT.value:g} keeps the gradient.",
+                f"{UNIT_RADIUS.value:g} keeps the gradient.",
             )
         )
     return Finding(

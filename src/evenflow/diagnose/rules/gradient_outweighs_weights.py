@@ -43,6 +43,7 @@ class GradientOutweighs(RunRule):
     causes = (
         CauseName.UNSCALED_INPUT,
         CauseName.UNSCALED_TARGET,
+        CauseName.RECURRENT_GAIN_TOO_LARGE,
         CauseName.LEARNING_RATE_TOO_HIGH,
         CauseName.UNKNOWN,
     )
@@ -105,11 +106,13 @@ def _ratios(history: History, role: str) -> tuple[Integers, Floats]:
 
 
 def _finding(history: History, role: str, curve: LossCurve, steps: Integers, ratios: Floats) -> Finding:
+    from evenflow.diagnose.recurrent_suspects import recurrent_gain
     from evenflow.diagnose.suspects import steps_too_large, unscaled_input, unscaled_target
 
     largest = float(ratios.max())
     step = int(steps[ratios.argmax()])
-    causes = tuple(c for c in (unscaled_input(history), unscaled_target(history, curve)) if c is not None)
+    asked = (unscaled_input(history), unscaled_target(history, curve), recurrent_gain(history))
+    causes = tuple(cause for cause in asked if cause is not None)
     if not causes and ratios[0] < OUTWEIGHS.value:
         causes = tuple(c for c in (steps_too_large(history, role, curve),) if c is not None)
     text = f"At step {step} the gradient's norm is {number(largest)} times that of all weights."

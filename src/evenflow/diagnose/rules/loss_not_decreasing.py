@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING, final
 from evenflow.diagnose.finding import CauseName, Evidence, Finding, Severity, Symptom
 from evenflow.diagnose.glossary import remedies
 from evenflow.diagnose.limits import (
+    AMPLIFIED,
     CHANCE,
     FLAT,
     GUESSING,
     KNOWS_MORE,
     LARGE_UPDATE,
     LEAP,
+    LOST_IN_TIME,
     OFF_SCALE,
     PATIENCE,
     POLYAK,
     SMALL_UPDATE,
+    UNIT_RADIUS,
     UNSURE,
 )
 from evenflow.diagnose.rule import Page, RunRule, Threshold
@@ -54,6 +57,8 @@ class LossNotDecreasing(RunRule):
     causes = (
         CauseName.UNSCALED_INPUT,
         CauseName.UNSCALED_TARGET,
+        CauseName.RECURRENT_GAIN_TOO_LARGE,
+        CauseName.LONG_RECURRENCE,
         CauseName.LEARNING_RATE_TOO_HIGH,
         CauseName.LEARNING_RATE_TOO_LOW,
         CauseName.CLIPPING_ALWAYS_ACTIVE,
@@ -63,7 +68,7 @@ class LossNotDecreasing(RunRule):
     )
     thresholds = (
         FLAT, CHANCE, UNSURE, SLOW, GUESSING, PATIENCE, KNOWS_MORE, GAINED, RISES,
-        POLYAK, LEAP, LARGE_UPDATE, SMALL_UPDATE, OFF_SCALE,
+        POLYAK, LEAP, LARGE_UPDATE, SMALL_UPDATE, OFF_SCALE, AMPLIFIED, LOST_IN_TIME, UNIT_RADIUS,
     )  # fmt: skip
     page = Page(
         what="""\
@@ -85,6 +90,7 @@ noise that is estimated from differences of neighbours. It is flat if it fell by
 than 2 %, or by less than three standard errors, over fifty steps or more; and it is
 guessing if it came down to ln C and stays there. Where steps are seen to overshoot,
 by Polyak's ratio or a leap of the loss in the first steps, less than 20 % is too little.
+So it is for a mean squared error that ends at the variance of the targets or above.
 A classifier that starts far below ln C, or a single output that starts below ln 2
 and moves by tiny steps, is being fine-tuned and is left alone, and so are adversarial
 games, where one loss rises as another falls. Suspects are then looked for in the step
@@ -123,6 +129,12 @@ def _stuck(history: History, curve: LossCurve) -> str:
     gained = curve.best < GAINED.value * curve.start
     if flat and not gained and len(curve) >= PATIENCE.value:
         return f"The loss is where it started: {number(curve.start)} at first, {number(curve.end)} at last."
+    variance = history.variance
+    if variance is not None and curve.start > curve.end >= variance and len(curve) >= PATIENCE.value:
+        return (
+            f"The loss came down to {number(curve.end)}, and to give the mean of the targets, whatever the "
+            f"input, costs no more (their variance, {number(variance)})."
+        )
     guess = history.guess.loss if history.guess is not None and history.guess.classes > 1 else None
     from_above = RISES.value if len(curve) < PATIENCE.value else 1.0 + GUESSING.value
     if guess is not None and curve.start > from_above * guess and _near(curve.end, guess):

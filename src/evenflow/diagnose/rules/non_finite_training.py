@@ -37,6 +37,7 @@ class NonFiniteTraining(RunRule):
     causes = (
         CauseName.UNSCALED_INPUT,
         CauseName.UNSCALED_TARGET,
+        CauseName.RECURRENT_GAIN_TOO_LARGE,
         CauseName.LEARNING_RATE_TOO_HIGH,
         CauseName.PRECISION_OVERFLOW,
         CauseName.UNKNOWN,
@@ -98,8 +99,8 @@ def _finding(history: History, role: str, curve: LossCurve) -> Finding:
     assert step is not None
     grown = growth(history, role, curve, step)
     overflow = _half_precision(history)
-    too_low = (CauseName.UNKNOWN, CauseName.LEARNING_RATE_TOO_LOW)
-    known = [cause for cause in suspects(history, role, curve) if cause.name not in too_low]
+    of_stillness = (CauseName.UNKNOWN, CauseName.LEARNING_RATE_TOO_LOW, CauseName.LONG_RECURRENCE)
+    known = [cause for cause in suspects(history, role, curve) if cause.name not in of_stillness]
     if overflow is not None:
         causes: tuple[Cause, ...] = (overflow,)
     elif grown > GROWS.value:

@@ -34,7 +34,12 @@ class Oscillating(RunRule):
     name = "oscillating"
     symptom = Symptom.OSCILLATING
     summary = "The loss swings up and down without getting on, because steps overshoot."
-    causes = (CauseName.LEARNING_RATE_TOO_HIGH, CauseName.UNSCALED_INPUT, CauseName.UNSCALED_TARGET)
+    causes = (
+        CauseName.LEARNING_RATE_TOO_HIGH,
+        CauseName.UNSCALED_INPUT,
+        CauseName.UNSCALED_TARGET,
+        CauseName.RECURRENT_GAIN_TOO_LARGE,
+    )
     thresholds = (SWING, NO_PROGRESS, POLYAK, LEAP, LARGE_UPDATE, OFF_SCALE)
     page = Page(
         what="""\

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import final
 
 from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Severity, Symptom
 from evenflow.diagnose.glossary import remedies
 from evenflow.diagnose.graph import op_graph
-from evenflow.diagnose.recurrence import TimeProfile, profiles
+from evenflow.diagnose.recurrence import TimeProfile, profiles, worst_states
 from evenflow.diagnose.rule import Page, Rule, Threshold
 from evenflow.diagnose.text import factor
 from evenflow.flow import Flow
@@ -54,7 +54,7 @@ changes it in float32.""",
         detection="""\
 The gradients at the states of `nn.RNN`, `nn.LSTM`, `nn.GRU`, and at each turn of a loop
 over a cell, are compared with the largest of them. A step is lost if it no longer
-changes the sum over time, and there is an alarm if more than half are. A layer has
+changes the sum over time, and there is an alarm if half of them are. A layer has
 forgotten only what both of its states (hidden and cell) have lost, and a loss at every
 step reaches them all. Size plays no part.""",
         remedies="""\
@@ -74,29 +74,9 @@ for known long memory; orthogonal recurrent weights; attention; a loss at every 
         """See :class:`~evenflow.diagnose.rule.Rule`."""
         graph = op_graph(flow)
         graph.refuse_non_finite()
-        for profile in _worst_states(profiles(flow, graph)):
-            if profile.lost(ROUNDED_AWAY.value) > HALF_THE_SEQUENCE.value * profile.steps:
+        for profile in worst_states(profiles(flow, graph), ROUNDED_AWAY.value):
+            if profile.lost(ROUNDED_AWAY.value) >= HALF_THE_SEQUENCE.value * profile.steps:
                 yield _finding(profile)
-
-
-def _worst_states(found: Iterable[TimeProfile]) -> list[TimeProfile]:
-    """For each module the state that remembers longest in its worst layer.
-
-    The gradient may travel in either of an LSTM's two states, so a layer has
-    forgotten only what both have lost.
-    """
-    layers: dict[tuple[str, str], TimeProfile] = {}
-    for profile in found:
-        key = (profile.place, profile.state.partition("_")[2])
-        best = layers.get(key)
-        if best is None or profile.lost(ROUNDED_AWAY.value) < best.lost(ROUNDED_AWAY.value):
-            layers[key] = profile
-    modules: dict[str, TimeProfile] = {}
-    for (module, _), profile in layers.items():
-        worst = modules.get(module)
-        if worst is None or profile.lost(ROUNDED_AWAY.value) > worst.lost(ROUNDED_AWAY.value):
-            modules[module] = profile
-    return list(modules.values())
 
 
 def _finding(profile: TimeProfile) -> Finding:
