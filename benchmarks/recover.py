@@ -99,7 +99,7 @@ def copy() -> Piece:
     """Ten symbols to be kept for 100 steps."""
     task = CopyMemory(100)
     net = {"inputs": 10, "hidden": 64, "outputs": 9, "every_step": True}
-    return _recurrent("copy", task, net, 3000, task.baseline / 10, 300)
+    return _recurrent("copy", task, net, 1500, task.baseline / 10, 300)
 
 
 def gan() -> Piece:

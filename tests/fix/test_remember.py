@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import evenflow as ef
-from evenflow.diagnose import diagnose
+from evenflow.diagnose import Diagnosis, diagnose
 from evenflow.fix.candidates import proposed
-from evenflow.fix.remedies.remember import Remember
+from evenflow.fix.remedies.remember import LONG, Remember
 from evenflow.fix.remedy import Case
 from evenflow.fix.screen import screen
 from evenflow.measure.first import first_flows
@@ -60,7 +60,7 @@ def test_where_early_steps_are_not_felt_the_known_cures_go_first(forgetful: Case
     assert [one.remedy for one in first] == ["remember", "remember"]
     assert [[edit.name for edit in one.patch.edits] for one in first] == [
         ["init_recurrent", "clip_gradient"],
-        ["replace_cell", "init_recurrent"],
+        ["replace_cell"],
     ]
     assert first[0].reason == "long recurrence"
     assert [screen(forgetful, one.patch) for one in first] == [None, None]
@@ -75,6 +75,19 @@ def test_where_early_steps_are_not_felt_the_known_cures_go_first(forgetful: Case
 )
 def test_elsewhere_they_wait_their_turn(steps: int, patch: Patch | None) -> None:
     assert Remember().first(_case(steps, patch)) == 0
+
+
+def test_where_a_loss_at_every_step_hides_it_they_go_first_too(forgetful: Case) -> None:
+    """The user insists that the training fails; nothing was found."""
+    unfound = replace(forgetful, report=replace(forgetful.report, diagnosis=Diagnosis((), ())))
+    first = [one for one in proposed(unfound)[0] if one.first]
+    assert [one.remedy for one in first] == ["remember", "remember"]
+    assert first[0].reason == "long recurrence"
+
+
+def test_a_plain_net_feels_less_than_half_of_so_many_steps() -> None:
+    """The rule speaks above and is silent below."""
+    assert [len(_case(round(share * LONG)).findings) for share in (0.75, 1.33)] == [0, 1]
 
 
 def test_what_leaves_the_early_steps_unfelt_is_refuted_on_one_batch(forgetful: Case) -> None:

@@ -184,6 +184,13 @@ MODEL_CASES: dict[str, Case] = {
         'use ReplaceCell("gru")',
     ),
     "gru": Case(ReplaceCell("gru"), nets.Recurrent, SEQUENCE),
+    "orthogonal recurrence": Case(
+        ReplaceCell("orthogonal"),
+        nets.Recurrent,
+        SEQUENCE,
+        lambda: nets.Recurrent(num_layers=2),
+        "one layer and one direction",
+    ),
     "gru cell": Case(ReplaceCell("gru"), nets.Stepped, SEQUENCE),
     "forget bias": Case(
         InitRecurrent("forget_bias", value=2.0),

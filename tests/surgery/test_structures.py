@@ -20,7 +20,7 @@ from evenflow.surgery import (
     SetDtype,
     SpectralNorm,
 )
-from evenflow.surgery.pieces.cells import LSTMForRNN
+from evenflow.surgery.pieces.cells import LSTMForRNN, OrthogonalRNN
 from evenflow.theory import deepnorm
 from tests.surgery import nets
 from tests.surgery.nets import built, chain, encoder, features
@@ -191,6 +191,53 @@ def test_a_replaced_cell_has_the_sizes_of_the_old_one() -> None:
             "bias",
         ):
             assert getattr(new, name) == getattr(rnn, name), name
+
+
+def test_an_orthogonal_recurrence_is_called_as_an_rnn() -> None:
+    x = features(2, 6, 4)
+    for first in (True, False):
+        plain = nn.RNN(4, 5, batch_first=first)
+        ours = Patch(ReplaceCell("orthogonal")).apply(nn.ModuleDict({"rnn": plain}))["rnn"]
+        for given in (x, x[0]):
+            (out, state), (expected, last) = ours(given), plain(given)
+            assert out.shape == expected.shape
+            assert state.shape == last.shape
+        batch = x if first else x.transpose(0, 1)
+        out, state = ours(batch)
+        parts = batch.split(2, 1 if first else 0)
+        going = None
+        for part in parts:
+            _, going = ours(part, going)
+        torch.testing.assert_close(going, state)
+        assert torch.equal(state[0], out[:, -1] if first else out[-1])
+
+
+def test_an_orthogonal_recurrence_is_what_its_formula_says() -> None:
+    cell = built(lambda: OrthogonalRNN(3, 5, batch_first=True))
+    with torch.no_grad():
+        cell.skew.copy_(features(5, 5))
+        cell.bias.copy_(0.1 * features(5))
+    x = features(1, 4, 3)
+    turn = torch.linalg.matrix_exp(0.1 * (cell.skew - cell.skew.T)).detach()
+    h = torch.zeros(5)
+    for drive in x[0]:
+        z = cell.weight_ih.detach() @ drive + cell.rotation @ turn @ h
+        h = torch.where(z.abs() + cell.bias > 0, z + z.sign() * cell.bias, 0.0)
+    torch.testing.assert_close(cell(x)[1][0, 0], h)
+
+
+@pytest.mark.parametrize("size", [6, 7])
+def test_through_an_orthogonal_recurrence_gradients_keep_their_length(size: int) -> None:
+    cell = built(lambda: OrthogonalRNN(3, size))
+    state = features(1, 1, size).requires_grad_()
+    back = features(2, 1, size)[1:]
+    for skew in (torch.zeros(size, size), 3.0 * features(size, size)):
+        with torch.no_grad():
+            cell.skew.copy_(skew)
+        (gradient,) = torch.autograd.grad(cell(torch.zeros(500, 1, 3), state)[1], state, back)
+        assert float(gradient.norm() / back.norm()) == pytest.approx(1.0, abs=1e-3)
+    u = cell.recurrence().detach()
+    torch.testing.assert_close(u @ u.T, torch.eye(size), atol=1e-5, rtol=0.0)
 
 
 def test_the_new_lstm_starts_with_an_open_forget_gate() -> None:

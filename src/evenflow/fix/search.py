@@ -101,8 +101,8 @@ def fix(
             and all of a training that has no more than twice as many.
         ignore: Names of remedies to leave out, such as ``skip`` and ``normalise`` to keep the
             architecture.
-        insist: Whether notes are reason enough to try something, for a training that is known
-            to fail although no finding is an alarm.
+        insist: Whether notes are reason enough to try something, or no finding at all where the
+            model's structure is, for a training that is known to fail although nothing is an alarm.
         workers: Who trains; this process by default. Other processes must be able to
             pickle the program, which cloudpickle does for most closures.
         track: Is told how far the search is.
@@ -124,7 +124,7 @@ def fix(
             "Trials cannot run in threads, which share PyTorch's random numbers. Take the backend loky."
         )
     report = check(program, confirm=False) if report is None else report  # trials come below
-    if report.healthy and not (insist and report.findings):
+    if report.healthy and not insist:
         return Outcome(report)
     with torch.random.fork_rng(devices=[]):
         subject = OfProgram(Case(program, report, program.start(seeds[0])), ignore)

@@ -1,4 +1,4 @@
-"""Replace plain recurrent layers by gated ones."""
+"""Replace plain recurrent layers by gated ones, or by orthogonal ones."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from torch import nn
 
 from evenflow.surgery.edit import Edit, check_choice, check_number
 from evenflow.surgery.errors import PatchError
-from evenflow.surgery.pieces.cells import LSTMForRNN
+from evenflow.surgery.pieces.cells import LSTMForRNN, OrthogonalRNN
 from evenflow.surgery.pieces.inits import gate_bias_
 from evenflow.surgery.scene import Place, Scene, Where, at
 from evenflow.surgery.script import Step, call, step
+
+_KINDS = {"lstm": "LSTM", "gru": "GRU", "orthogonal": "orthogonal RNN"}
 
 
 @final
@@ -21,31 +23,34 @@ from evenflow.surgery.script import Step, call, step
 class ReplaceCell(Edit):
     """Put an LSTM or a GRU of the same sizes in place of an ``nn.RNN``; also of an ``nn.RNNCell``, by a GRU.
 
+    Or an orthogonal recurrence (exp-RNN) in place of an ``nn.RNN`` of one layer and one direction.
+
     Code that unpacks ``out, h = rnn(x, h)`` stays as it is: the LSTM's cell state travels
     inside h.
 
     Attributes:
-        to: ``lstm`` or ``gru``.
+        to: ``lstm``, ``gru`` or ``orthogonal``.
         where: Glob over the recurrent layers' paths.
         forget_bias: Of the LSTM, where it starts; None: PyTorch's own.
     """
 
     name: ClassVar[str] = "replace_cell"
     reference: ClassVar[str] = (
-        "Hochreiter & Schmidhuber 1997; Cho et al. 2014; Jozefowicz et al., ICML 2015 (forget bias)"
+        "Hochreiter & Schmidhuber 1997; Cho et al. 2014; Jozefowicz et al., ICML 2015 (forget bias); "
+        "Lezcano-Casado & Martínez-Rubio, ICML 2019 (orthogonal)"
     )
     to: str = "lstm"
     where: Where = "*"
     forget_bias: float | None = 1.0
 
     def __post_init__(self) -> None:
-        check_choice(self.name, "to", self.to, ("lstm", "gru"))
+        check_choice(self.name, "to", self.to, tuple(_KINDS))
         if self.forget_bias is not None:
             check_number(self.name, "forget_bias", self.forget_bias, -100.0, 100.0)
 
     def describe(self) -> str:
         """See :class:`Edit`."""
-        return f"plain recurrent layers{at(self.where)} become {self.to.upper()}s"
+        return f"plain recurrent layers{at(self.where)} become {_KINDS[self.to]}s"
 
     def model_steps(self, scene: Scene) -> Iterator[Step]:
         """See :class:`Edit`."""
@@ -56,6 +61,10 @@ class ReplaceCell(Edit):
             "nn.RNN or nn.RNNCell",
         )
         cells = [place for place in places if isinstance(place.module, nn.RNNCell)]
+        if self.to == "orthogonal":
+            for place in places:
+                yield step(*scene.put(place, _orthogonal(scene, place)), source=scene.line(place.path))
+            return
         if cells and self.to == "lstm":
             raise PatchError(
                 f"replace_cell does not fit {cells[0]}: code that steps a cell by hand keeps one state, "
@@ -88,3 +97,14 @@ class ReplaceCell(Edit):
         settings = {key: value for key, (value, default) in given.items() if value != default}
         kind = LSTMForRNN if self.to == "lstm" else nn.GRU
         return scene.new(kind, old.input_size, old.hidden_size, **settings)
+
+
+def _orthogonal(scene: Scene, place: Place) -> Any:
+    old: Any = place.module
+    if isinstance(old, nn.RNNCell) or old.num_layers > 1 or old.bidirectional:
+        raise PatchError(
+            f"replace_cell does not fit {place}: an orthogonal recurrence has one layer and one direction. "
+            'Expected such an nn.RNN; use ReplaceCell("gru").'
+        )
+    settings = {"batch_first": True} if old.batch_first else {}
+    return scene.new(OrthogonalRNN, old.input_size, old.hidden_size, **settings)
