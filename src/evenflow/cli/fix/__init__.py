@@ -77,7 +77,7 @@ class _FixCommand(TaughtCommand):
     metavar="REMEDIES",
     help="Leave these remedies out, such as skip,normalise to keep the architecture.",
 )
-@click.option("--insist", is_flag=True, help="Try remedies though a program's findings are only notes.")
+@click.option("--insist", is_flag=True, help="Try remedies though findings are notes, or there are none.")
 @click.option("--jobs", type=int, default=1, show_default=True, help="Trials at a time; -1 for one per core.")
 @click.option(
     "--backend",

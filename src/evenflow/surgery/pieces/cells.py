@@ -118,4 +118,5 @@ def _rotation(size: int) -> Tensor:
     angles = torch.empty(size // 2).uniform_(-math.pi, math.pi)
     cos, sin = angles.cos(), angles.sin()
     pairs = torch.stack([torch.stack([cos, -sin], 1), torch.stack([sin, cos], 1)], 1)
-    return torch.block_diag(*pairs, *[torch.ones(1, 1)] * (size % 2))
+    rotation: Tensor = torch.block_diag(*pairs, *[torch.ones(1, 1)] * (size % 2))
+    return rotation
