@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from tests.predict.oracle import disagreement, worst
 from torch import Tensor, nn
 
+from evenflow.flow import Role
+
 WIDTH = 128
 
 NARROW_FIRST_LAYER = "parameter_gradient:0.weight"
@@ -173,6 +175,25 @@ def test_pools(kind: str) -> None:
     assert excess < 0.03, site
 
 
+def test_a_skip_around_a_max_pool() -> None:
+    """The largest entry of a window passes a ReLU more often than others, also where two gradients meet."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(3, 64, 3, padding=1)
+            self.inner, self.skip = nn.Conv2d(64, 10, 1), nn.Conv2d(64, 10, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            a = F.relu(self.first(x))
+            y: Tensor = self.inner(F.max_pool2d(a, 2)).mean((2, 3)) + self.skip(a).mean((2, 3))
+            return y
+
+    role = (Role.ACTIVATION_GRADIENT,)
+    site, excess = worst(disagreement(Net, randn(8, 3, 8, 8), cross_entropy, draws=24, roles=role))
+    assert excess < 0.02, site
+
+
 class Attention(nn.Module):
     def __init__(self, causal: bool) -> None:
         super().__init__()
@@ -215,8 +236,6 @@ def test_recurrent_weights(kind: str) -> None:
         def forward(self, x: Tensor) -> Tensor:
             y: Tensor = self.out(self.cell(x)[0][:, -1])
             return y
-
-    from evenflow.flow import Role
 
     found = disagreement(Net, randn(8, 4, 16), cross_entropy, roles=(Role.PARAMETER_GRADIENT,), draws=16)
     site, excess = worst(found)

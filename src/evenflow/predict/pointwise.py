@@ -455,18 +455,26 @@ def product(shape: Sequence[int], x: Any, y: Any) -> Field:
     if not isinstance(y, Field):
         return _linear(shape, [(float(y), x)])
     for routed, other in ((x, y), (y, x)):
-        if (
-            isinstance(routed, Routed)
-            and (found := _as_scalar(other)) is not None
-            and found[0] is routed.source
-        ):
+        if _routed_by(routed, other):
+            found = _as_scalar(other)
+            assert isinstance(routed, Routed)
+            assert found is not None
             return routed.weighted(found[1])
+        if isinstance(routed, Sum) and any(_routed_by(part, other) for _, part in routed.terms):
+            return Sum(shape, [(factor, product(shape, part, other)) for factor, part in routed.terms])
     terms = [a.times(b) for a in as_terms(x) for b in as_terms(y)]
     result = Expression(shape, [part for term in terms for part in _conditioned(term)])
     if not result.unwieldy:
         return result
     x, y = sorted((x, y), key=lambda field: isinstance(field, Expression) and len(field.terms))
     return Expression(shape, [a.times(b) for a in as_terms(_tame(x)) for b in as_terms(as_field(y))])
+
+
+def _routed_by(routed: Field, other: Field) -> bool:
+    """Whether a field was sent to entries chosen by what the other is a function of."""
+    return (
+        isinstance(routed, Routed) and (found := _as_scalar(other)) is not None and found[0] is routed.source
+    )
 
 
 def _conditioned(term: Term) -> list[Term]:
