@@ -183,11 +183,15 @@ class Interpreter(TorchDispatchMode):
 
     def stats(self, tensor: Tensor, *, one_sample: bool = False) -> Stats:
         """Predicted statistics of a tensor; the mean square is NaN where it is unknown."""
+        with _NoFunctions():
+            return self._stats(tensor, one_sample)
+
+    def _stats(self, tensor: Tensor, one_sample: bool) -> Stats:
         found = self.field_of(tensor)
         if found is None:
             return Stats(tensor.numel(), math.nan, math.nan)
         try:
-            with _NoDispatch(), _NoFunctions():
+            with _NoDispatch():
                 table = found.table
                 square = table.mean_square
                 beta = log_variance(found, one_sample=one_sample) if square > 0 else 0.0
@@ -235,7 +239,10 @@ class Interpreter(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run the op on shapes, then on fields."""
-        kwargs = kwargs or {}
+        with _NoFunctions():
+            return self._run(func, args, kwargs or {})
+
+    def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         op = _op(func)
         if op.name == "_local_scalar_dense" and args[0].is_meta:
             return self._number(args[0])
@@ -266,7 +273,7 @@ class Interpreter(TorchDispatchMode):
         make = OUTPUTS.get(op.name)
         output = self._shapes.run(func, tuple(args), kwargs) if make is None else make(*args, **kwargs)
         outputs = list(output) if isinstance(output, (list, tuple)) else [output]
-        with _NoDispatch(), _NoFunctions():
+        with _NoDispatch():
             results = self._interpret(op, tensors, outputs, args, kwargs)
         for tensor, value in zip(outputs, results, strict=False):
             if isinstance(tensor, Tensor):

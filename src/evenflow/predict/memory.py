@@ -64,10 +64,10 @@ class Memory:
             if known is None:
                 known = self._real[id(tensor)] = (tensor, Leaf(None, tensor.detach().clone()))
             return known[1]
-        memory = self._storages.get(tensor.untyped_storage()._cdata)
+        place = _place(tensor)
+        memory = self._storages.get(place[0])
         if memory is None:
             return None
-        place = _place(tensor)
         time, found = memory.fields.get(place, (-1, _UNKNOWN))
         if time < memory.time:
             found = self._derived(memory, place, found)
@@ -77,8 +77,11 @@ class Memory:
     def put(self, tensor: Tensor, value: Field | None) -> None:
         """Say what a tensor holds from now on."""
         self._kept.append(tensor)
-        memory = self._storages.setdefault(tensor.untyped_storage()._cdata, _Storage())
-        memory.fields[_place(tensor)] = (memory.time, _UNKNOWN if value is None else value)
+        place = _place(tensor)
+        memory = self._storages.get(place[0])
+        if memory is None:
+            memory = self._storages[place[0]] = _Storage()
+        memory.fields[place] = (memory.time, _UNKNOWN if value is None else value)
 
     def write(self, tensor: Tensor, value: Field | None) -> None:
         """As :meth:`set_field`, for memory that other views may share."""
@@ -152,12 +155,10 @@ class Memory:
 
 
 def _place(tensor: Tensor) -> _Place:
-    return (
-        tensor.untyped_storage()._cdata,
-        int(tensor.storage_offset()),
-        tuple(tensor.shape),
-        tuple(stride if size > 1 else 0 for size, stride in zip(tensor.shape, tensor.stride(), strict=True)),
-    )
+    shape, strides = tuple(tensor.shape), tensor.stride()
+    if 1 in shape:
+        strides = tuple(stride if size > 1 else 0 for size, stride in zip(shape, strides, strict=True))
+    return tensor.untyped_storage()._cdata, int(tensor.storage_offset()), shape, strides
 
 
 def _overlap(first: _Place, second: _Place) -> bool:

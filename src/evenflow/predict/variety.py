@@ -7,17 +7,23 @@ from __future__ import annotations
 
 import numpy as np
 
+from evenflow.predict import reuse
 from evenflow.predict.table import Table
 
 
 def sample_spread(table: Table) -> float | None:
     """Spread along the first dimension; None for fewer than two samples, or nothing but zeros."""
-    return _spread(table, 0) if len(table.shape) > 1 else None
+    return _once(table, 0) if len(table.shape) > 1 else None
 
 
 def token_spread(table: Table) -> float | None:
     """Spread along the second of three dimensions; None for other shapes."""
-    return _spread(table, 1) if len(table.shape) == 3 else None
+    return _once(table, 1) if len(table.shape) == 3 else None
+
+
+def _once(table: Table, dim: int) -> float | None:
+    number, _ = reuse.up_to_scale(table)
+    return reuse.once(None if number is None else ("spread", number, dim), lambda: _spread(table, dim))
 
 
 def _spread(table: Table, dim: int) -> float | None:
