@@ -1,7 +1,11 @@
 """What watching costs: a training step with it, over the bare step, beside other tools.
 
-    python benchmarks/watch.py [--rounds 40] [--net mlp] [--compiled]
+    python benchmarks/watch.py [--rounds 40] [--seconds 240] [--net mlp] [--compiled]
     python benchmarks/watch.py --call      what a call of a hook costs outside the hook
+
+``--seconds`` ends a table early, after as many rounds as there was time for, but not
+before the tenth. What is due once in many steps (the default budget, wandb's default) needs hundreds
+of rounds for its mean: give only these, by ``--tool``, and more rounds.
 
 Every tool trains a copy of its own of the same model. In each round every copy
 makes one step, in random order, so a machine that slows down slows all alike, and
@@ -42,6 +46,7 @@ import statistics
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -61,6 +66,7 @@ from benchmarks.measure import Case, gpt2, mlp, resnet
 NETS: dict[str, Callable[[], Case]] = {"mlp": mlp, "resnet": resnet, "gpt2": gpt2}
 Step = Callable[[], Tensor]
 _WARM_UP = 3
+_FEWEST_ROUNDS = 10
 _COLD_READS = 3
 """Of each parameter, from memory: weight, gradient after clipping, second moment."""
 
@@ -271,8 +277,17 @@ def tools(names: list[str]) -> dict[str, Callable[..., Step]]:
     return {name: tool for name, tool in known.items() if not names or name == "bare" or name in names}
 
 
-def compare(name: str, rounds: int, *, compiled: bool, read: Callable[[], float], names: list[str]) -> None:
-    """Print the table of one net."""
+def compare(
+    name: str,
+    rounds: int,
+    *,
+    limit: float,
+    compiled: bool,
+    read: Callable[[], float],
+    names: list[str],
+) -> None:
+    """Print the table of one net, after so many rounds or, from the tenth on, seconds."""
+    started = time.perf_counter()
     clock = Clock(read)
     for module in (guard, meter, watcher):
         vars(module)["perf_counter"] = clock.now
@@ -291,11 +306,14 @@ def compare(name: str, rounds: int, *, compiled: bool, read: Callable[[], float]
                 clock.turn(tool)
                 made()
                 steps[tool] = made
+                print(f"  {tool}: ready after {time.perf_counter() - started:.0f} s", file=sys.stderr)
             except Exception as error:
                 print(f"  {tool} fails: {type(error).__name__}: {str(error).splitlines()[0]}")
             clock.turn("")
         times: dict[str, list[float]] = {tool: [] for tool in steps}
         for index in range(_WARM_UP + rounds):
+            if index >= _WARM_UP + _FEWEST_ROUNDS and time.perf_counter() - started > limit:
+                break
             for tool in order.sample(list(steps), k=len(steps)):
                 clock.turn(tool)
                 spent = seconds(steps[tool], read)
@@ -303,7 +321,10 @@ def compare(name: str, rounds: int, *, compiled: bool, read: Callable[[], float]
                 if index >= _WARM_UP:
                     times[tool].append(spent)
         bare = times["bare"]
-        print(f"\n{name}{', compiled' if compiled else ''}: {statistics.median(bare) * 1e3:.1f} ms a step")
+        print(
+            f"\n{name}{', compiled' if compiled else ''}: {statistics.median(bare) * 1e3:.1f} ms a step, "
+            f"{len(bare)} rounds"
+        )
         for tool in steps:
             ratios = [b / a for a, b in zip(bare, times[tool], strict=True)]
             low, middle, high = statistics.quantiles(ratios, n=4)
@@ -343,6 +364,7 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="for one net")
     parser.add_argument("--net", choices=list(NETS))
     parser.add_argument("--compiled", action="store_true")
     parser.add_argument("--tool", action="append", default=[], help="only these, by name, and bare")
@@ -352,12 +374,14 @@ def main() -> None:
     if arguments.call:
         call_cost()
         return
+    warnings.filterwarnings("ignore", "Full backward hook is firing")  # of plain hooks
     threads = torch.get_num_threads()
     print(f"torch {torch.__version__}, {threads} threads, {arguments.clock} clock, order shuffled")
     for name in [arguments.net] if arguments.net else NETS:
         compare(
             name,
             arguments.rounds,
+            limit=arguments.seconds,
             compiled=arguments.compiled,
             read=CLOCKS[arguments.clock],
             names=arguments.tool,

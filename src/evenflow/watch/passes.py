@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from evenflow.watch import graph
+from evenflow.watch.autograd import PARAMETER_NODE, in_backward
 from evenflow.watch.inventory import Inventory
 from evenflow.watch.moments import Page
 from evenflow.watch.outputs import Catalogue, Output, Pass
@@ -149,7 +150,7 @@ class PassProbe:
 
     def _enterer(self, path: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any) -> None:
-            if not self.on or _in_backward():
+            if not self.on or in_backward():
                 return
             if self._depth == 0 or not path:  # the model itself begins anew, whatever raised before
                 self._depth = 0
@@ -166,7 +167,7 @@ class PassProbe:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             if not self.on:
                 return
-            if _in_backward():
+            if in_backward():
                 self._recomputed(path, output)
                 return
             if outer:
@@ -241,7 +242,7 @@ class PassProbe:
 
     def graph_begins(self) -> None:
         """A pass begins."""
-        if self.on and not _in_backward():
+        if self.on and not in_backward():
             self._timed(self._begin)()
 
     def graph_saw(self, module: int, output: Tensor, *, differentiable: bool) -> int:
@@ -253,7 +254,7 @@ class PassProbe:
             ticket = self._see(module, output, differentiable=differentiable)
 
         self._in_graph = True
-        if self.on and not self.paused and not _in_backward():
+        if self.on and not self.paused and not in_backward():
             self._timed(see)()
         return ticket
 
@@ -323,11 +324,6 @@ def _tensors(value: Any, depth: int) -> Iterator[Tensor]:
             yield from _tensors(child, depth + 1)
 
 
-def _in_backward() -> bool:
-    """Whether this code runs inside a backward pass."""
-    return bool(torch._C._current_graph_task_id() != -1)
-
-
 def _made_from(node: Any, known: Mapping[int, int]) -> tuple[int, ...]:
     """Orders of the nearest recorded outputs that ``node`` was computed from."""
     if node is None or not known:
@@ -339,10 +335,11 @@ def _made_from(node: Any, known: Mapping[int, int]) -> tuple[int, ...]:
         for parent, _ in waiting.pop().next_functions:
             if parent is None or parent in seen:
                 continue
-            seen.add(parent)
-            order = known.get(parent._sequence_nr())
-            if order is None:
-                waiting.append(parent)
-            else:
+            number = parent._sequence_nr()
+            order = known.get(number)
+            if order is not None:
                 found.add(order)
+            elif number != PARAMETER_NODE:
+                seen.add(parent)
+                waiting.append(parent)
     return tuple(sorted(found))

@@ -21,7 +21,6 @@ it: the first one takes everything off and becomes one warning.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import perf_counter, thread_time
 from types import TracebackType
@@ -41,20 +40,15 @@ from evenflow.watch.facts import facts
 from evenflow.watch.governor import Allowance, Budget, Cost, Governor
 from evenflow.watch.graph import is_compiled
 from evenflow.watch.guard import Guard
-from evenflow.watch.inventory import Inventory
-from evenflow.watch.layout import MODEL_STRIDE, join
 from evenflow.watch.moments import load
-from evenflow.watch.parameters import ParameterProbe
-from evenflow.watch.passes import PassProbe
+from evenflow.watch.probes import Probes
 from evenflow.watch.ranks.local_gradients import LocalGradients
 from evenflow.watch.ranks.placement import is_sharded, rank_and_size
 from evenflow.watch.ranks.team import Team
-from evenflow.watch.readings import Readings
 from evenflow.watch.record import Recorder
 from evenflow.watch.recorder import Flight, FlightRecorder
 from evenflow.watch.recorder.flight import FOLDER
 from evenflow.watch.recorder.ring import Ring
-from evenflow.watch.sample import Sample
 from evenflow.watch.scaling import LossScale, found_overflow, remaining_scale
 from evenflow.watch.timeline import Timeline
 
@@ -145,30 +139,11 @@ class Watch:
         self._recorder = Recorder()
         self._timeline = Timeline()
         self._stepped: set[str] = set()
-        self._turn = 0
         self._step_began: float | None = None
         self._closed = False
-        self._in_closure = False
-        self._sample: Sample | None = None
         timed = self._guard.timed
         self._scale = LossScale(scaler, timed(self._skipped))
-        pattern = re.compile(modules) if modules is not None else None
-
-        def wanted(name: str) -> bool:
-            return pattern is None or pattern.fullmatch(name) is not None
-
-        self._inventories = {prefix: Inventory(model) for prefix, model in models.items()}
-        self._readings = Readings()
-        self._passes = {
-            prefix: PassProbe(one, wanted, timed, self._readings) for prefix, one in self._inventories.items()
-        }
-        self._offsets = {prefix: MODEL_STRIDE * index for index, prefix in enumerate(models)}
-        self._parameters = {
-            name: ParameterProbe(
-                one, self._inventories, timed, self._readings, self._all_moved, self._backward_ended
-            )
-            for name, one in self._optimizers.items()
-        }
+        self._probes = Probes(models, self._optimizers, modules, timed)
         self._team: Team | None = None
         self._writer = RunWriter(
             self._path,
@@ -183,7 +158,7 @@ class Watch:
             spent=self._governor.spend_apart,
         )
         if self._team is not None:
-            for probe in self._parameters.values():
+            for probe in self._probes.parameters.values():
                 probe.before_reduction = LocalGradients(timed)
         self.recent = Ring()
         """The last steps: figures, and gradient norms of single parameters."""
@@ -204,7 +179,7 @@ class Watch:
                 folder if flight_recorder is True else os.fspath(flight_recorder),
                 self._flight_written,
                 self.recent,
-                self._readings,
+                self._probes.readings,
             )
         self._handles = []
         for name, one in self._optimizers.items():
@@ -311,23 +286,23 @@ class Watch:
             closure = (args[1] if len(args) > 1 else kwargs.get("closure")) is not None
             norms, joint = self._figures(name, closure=closure)
             if norms is not None:
-                self.recent.put_norms(self.step, name, self._parameters[name].with_gradient(), norms)
+                self.recent.put_norms(self.step, name, self._probes.parameters[name].with_gradient(), norms)
             if self._flight is not None:
                 self._flight.before_step(name, joint, closure=closure)
             if self._governor.sampling:
                 self._begin_sample(name, norms, closure=closure)
-            self._in_closure = closure
+            self._probes.in_closure = closure
 
         return hook
 
     def _after(self, name: str) -> Callable[..., None]:
         def hook(optimizer: torch.optim.Optimizer, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-            self._in_closure = False
+            self._probes.in_closure = False
             skipped = found_overflow(optimizer)
             if skipped:
                 self._note_skip()
-            if self._sample is not None:
-                self._end_sample(name, skipped=skipped)
+            if self._probes.sampling:
+                self._end_sample(skipped=skipped)
             if self._flight is not None:
                 self._flight.after_step(name)
             self._end_turn(name)
@@ -347,14 +322,14 @@ class Watch:
         if closure or not self._governor.figures:
             return None, None
         began = perf_counter()
+        probe = self._probes.parameters[name]
         if self._governor.sampling:
-            norms = self._parameters[name].norms()
+            norms = probe.norms()
             joint = torch.linalg.vector_norm(norms) if norms is not None else None
         else:
-            norms, joint = self._parameters[name].joint_norm()
+            norms, joint = probe.joint_norm()
         self._governor.spend_on_figures(perf_counter() - began)
         left = remaining_scale(self._optimizers[name])
-        probe = self._parameters[name]
         if self._team is not None:  # which of them count on this rank is agreed on later
             if norms is not None and not probe.holds_addends():
                 self._timeline.running.norms[name] = probe.with_gradient(), norms / left
@@ -365,36 +340,20 @@ class Watch:
         return norms, joint
 
     def _begin_sample(self, name: str, norms: Tensor | None, *, closure: bool) -> None:
-        self._sample = Sample(
-            optimizer=name,
-            passes={},
-            offsets=self._offsets,
-            parameters=self._parameters[name].before_step(norms, closure=closure),
+        self._probes.begin_sample(
+            name,
+            norms,
+            closure=closure,
             scale=self._scale.value,
             remaining=remaining_scale(self._optimizers[name]),
         )
 
-    def _end_sample(self, name: str, *, skipped: bool) -> None:
-        sample, self._sample = self._sample, None
-        assert sample is not None
-        probe = self._parameters[name]
-        probe.after_step(skipped=skipped)
-        moved = {id(parameter) for parameter in probe.tensors}
-        for prefix, passes in self._passes.items():
-            if passes.holds(moved):
-                sample.passes[prefix] = passes.collect(self._turn)
-        if probe.before_reduction is not None:
-            sample.local = probe.before_reduction.take()
-        self._timeline.running.samples.append(sample)
+    def _end_sample(self, *, skipped: bool) -> None:
+        self._timeline.running.samples.append(self._probes.end_sample(skipped=skipped))
 
     def _end_turn(self, name: str) -> None:
         self._stepped.add(name)
-        self._turn += 1
-        for passes in self._passes.values():
-            passes.turn = self._turn
-            passes.paused = False
-        for probe in self._parameters.values():
-            probe.frozen_gradients = False
+        self._probes.end_turn()
         if len(self._stepped) == len(self._optimizers):
             self._end_step()
 
@@ -407,21 +366,20 @@ class Watch:
             self._flight.step_ended(self._timeline.running, seconds)
         self.recent.put(self._timeline.running)
         self._timeline.end_step()
-        self._readings.clear()
+        self._probes.readings.clear()
         self._stepped.clear()
         if self._team is not None:
             sampling = self._team.step_ended(self._timeline, self._governor.wait)
             self._governor.decide(sampling=sampling)
         if self._timeline.waiting >= _MOST_WAITING_STEPS:
             self._writer.hurry()
-        attached = any(passes.on for passes in self._passes.values())
-        if self._governor.sampling and not attached:
-            self._refresh()
+        if self._governor.sampling and not self._probes.attached:
+            self._probes.refresh()
             self._attach()
-        elif attached and not self._governor.sampling:
-            self._detach()
-        elif attached and self._refresh():
-            self._detach()
+        elif self._probes.attached and not self._governor.sampling:
+            self._probes.detach()
+        elif self._probes.attached and self._probes.refresh():
+            self._probes.detach()
             self._attach()
 
     def _skipped(self, optimizer: torch.optim.Optimizer) -> None:
@@ -437,7 +395,7 @@ class Watch:
             self._flight.skipped(name)
         if self._governor.sampling:
             self._begin_sample(name, norms, closure=False)
-            self._end_sample(name, skipped=True)
+            self._end_sample(skipped=True)
         self._end_turn(name)
 
     def _note_skip(self) -> None:
@@ -446,34 +404,10 @@ class Watch:
             "skipped_step", "The scaler found gradients that are not finite, and the step was skipped."
         )
 
-    def _backward_ended(self) -> None:
-        """A closure evaluates the loss again and again; the first time is what the step began with."""
-        if self._in_closure:
-            for probe in self._parameters.values():
-                probe.frozen_gradients = True
-            for passes in self._passes.values():
-                passes.paused = True
-
-    def _all_moved(self) -> set[int]:
-        return {id(tensor) for probe in self._parameters.values() for tensor in probe.tensors}
-
     # --- hooks and failures ---------------------------------------------------
 
-    def _refresh(self) -> bool:
-        """Look whether modules or parameters came or went."""
-        changed = [inventory.refresh() for inventory in self._inventories.values()]
-        return any(changed)
-
     def _attach(self) -> None:
-        for prefix, passes in self._passes.items():
-            before = passes.unseen
-            passes.attach()
-            if passes.unseen != before:
-                self._tell_unseen([join(prefix, path) for path in passes.unseen])
-        for probe in self._parameters.values():
-            probe.attach()
-
-    def _tell_unseen(self, parts: Sequence[str]) -> None:
+        parts = self._probes.attach()
         if parts:
             self.event(
                 "unseen",
@@ -481,27 +415,15 @@ class Watch:
                 "recorded; its parameters are. Compile the whole model to see them.",
             )
 
-    def _detach(self) -> None:
-        for passes in self._passes.values():
-            passes.detach()
-        for probe in self._parameters.values():
-            probe.detach()
-
     def _remove_hooks(self) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles = []
-        self._detach()
-        for passes in self._passes.values():
-            passes.remove()
-        for probe in self._parameters.values():
-            probe.forget()
-        self._readings.clear()
+        self._probes.remove()
         self._scale.remove()
         if self._flight is not None:
             self._flight.close()
-        self._passes, self._parameters = {}, {}  # the watch may outlive the model
-        self._optimizers, self._inventories = {}, {}
+        self._optimizers = {}  # the watch may outlive the model
 
     def _flight_written(self, flight: Flight) -> None:
         self.event("flight", flight.message)

@@ -37,6 +37,7 @@ from torch.utils.hooks import RemovableHandle
 
 from evenflow.flow import LOSS_PATH
 from evenflow.trace.structure import differentiable, tensors_in
+from evenflow.watch.autograd import PARAMETER_NODE, in_backward, next_number
 from evenflow.watch.finite import Flag, bad, is_bad
 from evenflow.watch.norms import norms
 from evenflow.watch.readings import Readings
@@ -48,8 +49,7 @@ _MOST_PASSES = 64
 _MOST_NODES = 16
 """Graph nodes of one call that are searched for its lower end. PyTorch's layers have up to four; a module
 that has more (an LSTM unrolled in Python) is judged by the gradients at its doors alone."""
-_PARAMETER = (1 << 64) - 1
-"""Number of the nodes that add to the gradients of parameters."""
+
 
 Place: TypeAlias = tuple[str, int, bool]
 """A door, the same in every step: path of the module, number of its call, whether one enters."""
@@ -211,6 +211,8 @@ class Sentinels:
         self._stack.clear()
         self._counts.clear()
         self._doors.clear()
+        for value in self._values.values():  # which a graph may keep alive
+            value.sent.clear()
         self._values.clear()
         self._arrivals.clear()
         self._gradients.clear()
@@ -226,8 +228,8 @@ class Sentinels:
 
     def _enterer(self, path: str, leaf: bool) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
-            again = _in_backward()
-            call = self._opened(path, leaf, _next_number(), again)
+            again = in_backward()
+            call = self._opened(path, leaf, next_number(), again)
             if self._active:
                 for tensor in _floating(args, kwargs):
                     self._look(call, tensor, entered=True, silent=again)
@@ -242,18 +244,18 @@ class Sentinels:
         call = self._stack.pop()
         if self._active:
             tensors = _floating(output)
-            again = _in_backward()
+            again = in_backward()
             for tensor in tensors:
                 self._look(call, tensor, entered=False, silent=again)
             if call.leaf and call.inputs:
                 self._watch_lower_end(call, tensors)
-        self._node_number = _next_number()
+        self._node_number = next_number()
 
     def _visitor(self, path: str) -> Callable[..., None]:
         """In place of both, for a layer that leaves its inputs as they are."""
 
         def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            again = _in_backward()
+            again = in_backward()
             call = self._opened(path, True, self._node_number if self._stack else 0, again)
             if self._active:
                 for tensor in _floating(args, kwargs):
@@ -263,7 +265,7 @@ class Sentinels:
                     self._look(call, tensor, entered=False, silent=again)
                 if call.inputs:
                     self._watch_lower_end(call, tensors)
-            self._node_number = _next_number()
+            self._node_number = next_number()
 
         return hook
 
@@ -327,7 +329,7 @@ class Sentinels:
     def _watch_lower_end(self, call: Call, outputs: Iterable[Tensor]) -> None:
         """Look at the gradients that leave the call's own part of the graph, besides those of its weights."""
         pending = [output.grad_fn for output in outputs if output.grad_fn is not None]
-        pending = [node for node in pending if call.began <= node._sequence_nr() < _PARAMETER]
+        pending = [node for node in pending if call.began <= node._sequence_nr() < PARAMETER_NODE]
         seen: list[Node] = []
         while pending:
             node = pending.pop()
@@ -343,7 +345,7 @@ class Sentinels:
                 number = child._sequence_nr()
                 if (number, output) in call.inputs:
                     below.append((place, self._values[number, output]))
-                elif call.began <= number < _PARAMETER:
+                elif call.began <= number < PARAMETER_NODE:
                     pending.append(child)
             if below:
                 call.sent = False
@@ -358,7 +360,7 @@ class Sentinels:
     ) -> None:
         for place, value in below:
             gradient = sent[place]
-            if gradient is not None:
+            if gradient is not None and (self._active or self._values):
                 value.sent.append((call, gradient))
 
     # --- the verdict ----------------------------------------------------------
@@ -430,12 +432,3 @@ def _leaves_inputs(module: nn.Module) -> bool:
     """Whether a module is one of PyTorch's, which write into their inputs only when told so."""
     ours = type(module).__module__.startswith("torch.nn.modules.")
     return ours and not getattr(module, "inplace", False)
-
-
-def _in_backward() -> bool:
-    return bool(torch._C._current_graph_task_id() != -1)
-
-
-def _next_number() -> int:
-    number: int = torch._C._autograd._get_sequence_nr()
-    return number
