@@ -45,7 +45,7 @@ class _Levels:
 
     def _course(self, job: tuple[Patch | None, int, int]) -> Course:
         patch, seed, steps = job
-        level = LEVELS[None if patch is None else _factor(patch)]
+        level = LEVELS.get(None if patch is None else _factor(patch), 3.0)
         shaken = level + self.noise * (1 if seed % 3 == 0 else -0.4) * (patch is None)
         return Course((shaken,) * steps, None, 0.0)
 
@@ -165,3 +165,22 @@ def test_where_nothing_is_confirmed_trials_are_longer_but_never_than_the_trainin
     outcome = searched(_Late(), (0, 1, 2), 40, Workers(), longest=longest)  # type: ignore[arg-type]
     assert [trial.steps for trial in outcome.patches] == found
     assert max(trial.steps for trial in outcome.trials) == max(40, min(longest, 160))
+
+
+class _Rate(_Levels):
+    """The best factor of the rate is 30, which no remedy proposes."""
+
+    def candidates(self) -> tuple[list[Candidate], list[str]]:
+        return [Candidate(Patch([SetLearningRate(factor=10.0)]), "faster", "", 1.0)], []
+
+    def _course(self, job: tuple[Patch | None, int, int]) -> Course:
+        patch, seed, steps = job
+        level = {None: 1.0, 10.0: 0.5, 30.0: 0.2}.get(None if patch is None else _factor(patch), 0.7)
+        return Course((level + 0.001 * seed,) * steps, None, 0.0)
+
+
+def test_a_learning_rate_that_works_is_tuned() -> None:
+    outcome = searched(_Rate(), (0, 1, 2), 40, Workers())  # type: ignore[arg-type]
+    assert [_factor(found.patch) for found in outcome.patches] == [30.0, 10.0]
+    refuted = {_factor(one.patch) for one in outcome.refuted}
+    assert refuted == {100.0, 3.0, 1.0}

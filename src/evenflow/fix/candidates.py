@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from evenflow.errors import EvenflowError
 from evenflow.fix.remedy import Case, remedies
-from evenflow.surgery import Patch
+from evenflow.surgery import Edit, Patch, SetLearningRate, SetOptimizer
 
 CANDIDATES = 24
 """Patches that race, the most promising ones."""
+RATES = (10.0, 3.0, 0.3, 0.1)
+"""Times the learning rate of a patch that works, in halves of a decade as in the remedies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,25 @@ def proposed(case: Case, ignore: Collection[str] = ()) -> tuple[list[Candidate],
                 found[patch.to_json()] = one
     best = sorted(found.values(), key=lambda one: (not one.first, -one.promise, one.patch.size))
     return best[:CANDIDATES], advice
+
+
+def at_other_rates(patch: Patch) -> list[Patch]:
+    """The patch with other learning rates, if it sets one: what fits another init or norm is another rate."""
+    found = []
+    for times in RATES:
+        edits = tuple(_faster(edit, times) for edit in patch.edits)
+        if edits != patch.edits:
+            found.append(Patch(edits, patch.seed))
+    return found
+
+
+def _faster(edit: Edit, times: float) -> Edit:
+    if isinstance(edit, SetOptimizer) or (isinstance(edit, SetLearningRate) and edit.lr is not None):
+        assert edit.lr is not None
+        return replace(edit, lr=float(f"{times * edit.lr:.3g}"))
+    if isinstance(edit, SetLearningRate) and edit.factor is not None:
+        return replace(edit, factor=float(f"{times * edit.factor:.3g}"))
+    return edit
 
 
 def left_out(names: Iterable[str]) -> frozenset[str]:

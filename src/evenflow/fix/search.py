@@ -10,6 +10,7 @@ with the same weights where the patch leaves them and the same batches. Once a p
 confirmed, the next wave races against it, and the first wave without a better one is the last.
 *Growth.* Programs have more than one fault. The best patch is joined with what else was
 promising, one edit more at a time, for as long as the larger patch is confirmed to be better.
+Last its learning rate, if it sets one, is tried higher and lower.
 *Last resorts.* Where nothing is confirmed, doubtful gains are tried from more seeds, then
 pairs of patches, then longer trials, for some cures show late.
 """
@@ -27,7 +28,7 @@ import torch
 
 from evenflow.check import Report, check
 from evenflow.errors import EvenflowError
-from evenflow.fix.candidates import Candidate, left_out
+from evenflow.fix.candidates import Candidate, at_other_rates, left_out
 from evenflow.fix.course import Course
 from evenflow.fix.outcome import Outcome, Refuted, Tried, Verdict, ranked
 from evenflow.fix.remedy import Case
@@ -202,6 +203,7 @@ class _Search:
         missed = 0
         while missed < MISSES and (grown := self._grown()):
             missed = 0 if self._try(grown) else missed + 1
+        self._try(self._tuned())
 
     def outcome(self, *, interrupted: bool = False) -> Outcome:
         """What is known by now."""
@@ -240,7 +242,7 @@ class _Search:
         others = sorted(
             self._candidates, key=lambda one: works.index(one.patch) if one.patch in works else len(works)
         )
-        known = [trial.patch for trial in self.trials] + [one.patch for one in self.refuted]
+        known = self._known()
         more, found = list[Candidate](), Counter[str]()
         for one in others:
             grown = _joined(best, one)
@@ -249,6 +251,16 @@ class _Search:
                 more.append(grown)
                 found[one.remedy] += 1
         return more[:WAVE]
+
+    def _tuned(self) -> list[Candidate]:
+        """The best patch with other learning rates, if it sets one."""
+        best, known = self._best(), self._known()
+        if best is None:
+            return []
+        return [replace(_again(best), patch=one) for one in at_other_rates(best.patch) if one not in known]
+
+    def _known(self) -> list[Patch]:
+        return [trial.patch for trial in self.trials] + [one.patch for one in self.refuted]
 
     def _screened(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         left = []
