@@ -29,6 +29,7 @@ from benchmarks.diagnosis.scoring import Outcome
 from benchmarks.diagnosis.subject import Subject
 from benchmarks.diagnosis.tools import Tool, Verdict, evenflow_tool, keeping, verdict_of
 from benchmarks.diagnosis.twins import twins
+from benchmarks.diagnosis.twins_in_kind import twins_in_kind
 
 from evenflow.check import judged
 
@@ -56,7 +57,7 @@ class Way:
 @cache
 def subjects() -> dict[str, Subject]:
     """Every program there is, by name."""
-    return {one.name: one for one in (*cases(), *controls(), *twins())}
+    return {one.name: one for one in (*cases(), *controls(), *twins(), *twins_in_kind())}
 
 
 def peers(folder: str | None) -> tuple[dict[str, Tool], list[str]]:
