@@ -4,7 +4,7 @@ Where the loss does not feel the early steps (EF103), the identity and the ortho
 recurrence go before all other remedies: through either the gradient passes any number of
 steps undamped, which neither a learning rate nor a norm can do. A loss at every step hides
 from EF103 how little of the gradient comes from afar. So they also go first where nothing
-was found, yet the training is known to fail, if a plain net reads longer than it remembers.
+raised an alarm, yet the training is known to fail, if a plain net reads longer than it remembers.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Remember(Remedy):
     def first(self, case: Case) -> int:
         """See :class:`Remedy`."""
         forgets = any(one.code == VanishingThroughTime.code for one in case.findings)
-        hidden = not case.findings and (case.sequence_length or 0) > LONG
+        hidden = case.report.healthy and (case.sequence_length or 0) > LONG
         return FIRST if (forgets or hidden) and case.modules(nn.RNN) else 0
 
     def reason(self, case: Case) -> str:
