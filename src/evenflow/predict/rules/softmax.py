@@ -39,6 +39,8 @@ from evenflow.predict.table import Table, align
 
 MASKS = 64
 """Masks remembered."""
+DIFFERENT = 8
+"""Masks of one batch that are told apart; Swin's shifted windows have four."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +84,30 @@ def _graded(n: int) -> Axis:
 
 
 _masks: dict[tuple[Any, ...], _Mask] = {}
+_parted: dict[tuple[Any, ...], list[tuple[float, torch.Tensor | None]]] = {}
 _names = WeakIdKeyDictionary()
+
+
+def _apart(keep: torch.Tensor | None) -> list[tuple[float, torch.Tensor | None]]:
+    """The different masks of a batch (padded samples, shifted windows), and the share of each.
+
+    More than :data:`DIFFERENT` of them count as one: what most of them let through.
+    """
+    if keep is None or keep.ndim < 3:
+        return [(1.0, keep)]
+    name = _name(keep)
+    if name not in _parted:
+        if len(_parted) > MASKS:
+            _parted.clear()
+        leading = tuple(slice(1) if stride == 0 else slice(None) for stride in keep.stride()[:-2])
+        flat = keep[leading].reshape(-1, *keep.shape[-2:])
+        each, counts = torch.unique(flat, dim=0, return_counts=True)
+        if len(each) > DIFFERENT:
+            _parted[name] = [(1.0, flat.float().mean(0) > 0.5)]
+        else:
+            shares = (counts.double() / counts.sum()).tolist()
+            _parted[name] = list(zip(shares, each.unbind(), strict=True))
+    return _parted[name]
 
 
 def _mask(keep: torch.Tensor | None, queries: Axis | None, keys: Axis) -> _Mask:
@@ -109,8 +134,7 @@ def _averaged(keep: torch.Tensor | None, queries: Axis | None, keys: Axis) -> _M
     n_q = 1 if queries is None else queries.n
     if keep is None:
         return _mask_averages(np.ones((n_q, keys.n), dtype=bool), queries, keys)
-    flat = keep.reshape(-1, *keep.shape[-2:]) if keep.ndim > 1 else keep.reshape(1, 1, -1)
-    matrix = flat.float().mean(0) > 0.5
+    matrix = keep if keep.ndim > 1 else keep.reshape(1, -1)
     visible = np.broadcast_to((matrix if matrix.shape[0] in (1, n_q) else matrix[:1]).numpy(), (n_q, keys.n))
     if not (visible == visible[:1]).all():
         if queries is not None:
@@ -203,7 +227,17 @@ class Softmax(Field):
                 np.ones_like(table.second) * (self.g is None),
                 np.ones_like(table.mean) * (self.g is None),
             )
-        mask = _mask(self.x.keep, table.dims[query][0] if query is not None else None, table.dims[dim][0])
+        if len(masks := _apart(self.x.keep)) == 1:
+            return self._masked(table, masks[0][1], dim, query)
+        dims, tables = align([self._masked(table, keep, dim, query) for _, keep in masks], self.shape)
+        second, mean = (
+            sum(share * values for (share, _), values in zip(masks, each, strict=True))
+            for each in ([t.second for t in tables], [t.means for t in tables])
+        )
+        return Table(dims, np.asarray(second), np.asarray(mean))
+
+    def _masked(self, table: Table, keep: torch.Tensor | None, dim: int, query: int | None) -> Table:
+        mask = _mask(keep, table.dims[query][0] if query is not None else None, table.dims[dim][0])
         table = table.regroup(dim, 0, mask.keys)
         if query is not None and mask.queries is not None:
             table = table.regroup(query, 0, mask.queries)
@@ -217,7 +251,7 @@ class Softmax(Field):
                 self.shape,
             )
             if dims[dim][0] != mask.keys or (query is not None and dims[query][0] != mask.queries):
-                mask = _mask(self.x.keep, dims[query][0] if query is not None else None, dims[dim][0])
+                mask = _mask(keep, dims[query][0] if query is not None else None, dims[dim][0])
                 table, g = (t.regroup(dim, 0, mask.keys) for t in (table, g))
                 if query is not None and mask.queries is not None:
                     table, g = (t.regroup(query, 0, mask.queries) for t in (table, g))
@@ -300,13 +334,18 @@ class Softmax(Field):
         total = total + (shared * excess).sum(-1)
         centred = apart - to_right[..., :, None] - to_left[..., None, :] + total[..., None, None]
         same = np.einsum("...ss->...s", centred) + excess
+        p_differ = np.broadcast_to(differ, np.broadcast_shapes(differ.shape, centred.shape))
         agree, differ = agree * same, differ * centred
         counts = keys.counts[: S * S].reshape(S, S)
         plus, minus = (agree * size).sum(-1), (differ * counts).sum((-1, -2))
         # Rows of a softmax cotangent add up to zero.
         with np.errstate(divide="ignore", invalid="ignore"):
             correction = np.where(np.abs(minus) > 1e-12 * np.abs(plus), -plus / minus, 0.0)
-        return agree, differ * correction[..., None, None]
+            # Where nothing is left to scale it is shared out; a query with one key has no gradient.
+            lacking = np.where(correction == 0, -plus / (p_differ * counts).sum((-1, -2)), 0.0)
+        alone = ~np.isfinite(lacking)
+        shared_out = np.where(alone, 0.0, lacking)[..., None, None] * p_differ
+        return np.where(alone[..., None], 0.0, agree), differ * correction[..., None, None] + shared_out
 
 
 @rule("_softmax", "_safe_softmax", "softmax")
