@@ -75,7 +75,7 @@ def large() -> nn.Module:
 COSTS = {
     "MLP, 1000 layers": Cost(deep, Described((64, 128)), 2.0),
     "GPT-2 small, batch 8, 128 tokens": Cost(small, tokens(8, 128), None),
-    "GPT-2 small, batch 8, 1024 tokens": Cost(small, tokens(8, 1024), None),
+    "GPT-2 small, batch 2, 1024 tokens": Cost(small, tokens(2, 1024), None),
     "Llama-70B shape, 2048 tokens": Cost(large, tokens(1, 2048), 15.0, 1.5),
 }
 
@@ -162,7 +162,8 @@ def costs(words: list[str]) -> None:
             continue
         run = subprocess.run([sys.executable, __file__, name], capture_output=True, text=True, check=False)
         if run.returncode:
-            print(f"{name}: failed: {run.stderr.strip().splitlines()[-1][:200]}", flush=True)
+            last = (run.stderr.strip().splitlines() or ["nothing on stderr"])[-1][:200]
+            print(f"{name}: failed with exit code {run.returncode} (-9: out of memory): {last}", flush=True)
             continue
         r = json.loads(run.stdout.splitlines()[-1])
         bar = f"a training step {r['step']:.1f} s" if case.seconds is None else f"bar {case.seconds:.0f} s"
