@@ -11,7 +11,7 @@ from evenflow.fix.remedies.slow_down import SlowDown
 from evenflow.fix.remedies.standardise import Standardise
 from evenflow.fix.remedies.unfreeze import Thaw
 from evenflow.fix.remedy import Case, Remedy
-from evenflow.surgery import RemoveOutputActivation, SetLearningRate, SetLoss, Unfreeze
+from evenflow.surgery import RemoveOutputActivation, SetLearningRate, SetLoss, SetOutputActivation, Unfreeze
 from tests.fix import programs
 
 
@@ -46,6 +46,9 @@ def test_whole_targets_that_are_0_or_1_may_be_of_one_unit() -> None:
         "bce_with_logits",
     ]
     assert (RemoveOutputActivation(),) in _edits(Logits(), four)
+    sigmoid = (SetOutputActivation("sigmoid"),)
+    assert sigmoid not in _edits(Logits(), four)
+    assert sigmoid in _edits(Logits(), ef.Program(_chain, four.optimizer, batches, four.loss))
 
 
 def test_inputs_and_targets_are_standardised_together_before_inputs_as_a_whole() -> None:

@@ -33,6 +33,7 @@ from evenflow.surgery import (
     SetLoss,
     SetOptimizer,
     SetOption,
+    SetOutputActivation,
     ShapeActivation,
     SpectralNorm,
     StandardiseInput,
@@ -235,6 +236,10 @@ MODEL_CASES: dict[str, Case] = {
     "remove softmax": Case(
         RemoveOutputActivation(), softmaxed, X, chain, "no activation can be seen at its end"
     ),
+    "softmax to sigmoid": Case(
+        SetOutputActivation("sigmoid"), softmaxed, X, chain, "no activation can be seen at its end"
+    ),
+    "called softmax to sigmoid": Case(SetOutputActivation("sigmoid"), nets.EndsWithCall, SMALL),
     "remove called softmax": Case(RemoveOutputActivation(), nets.EndsWithCall, SMALL),
     "standardise input": Case(
         StandardiseInput((1.0,), (20.0,)), chain, X, _standardised, "it has an input_mean already"

@@ -7,7 +7,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from evenflow.surgery import InsertNorm, InsertSkip, Patch, PatchError, RemoveOutputActivation, SwapActivation
+from evenflow.surgery import (
+    InsertNorm,
+    InsertSkip,
+    Patch,
+    PatchError,
+    RemoveOutputActivation,
+    SetOutputActivation,
+    SwapActivation,
+)
 from tests.surgery import nets
 from tests.surgery.nets import built, chain, features
 
@@ -84,6 +92,15 @@ def test_the_output_activation_is_left_alone_unless_it_is_named(make: type[nn.Mo
     removed = Patch(RemoveOutputActivation()).apply(built(make))
     assert isinstance(removed.get_submodule(last), nn.Identity)
     assert sum(isinstance(one, nn.Sigmoid) for one in removed.modules()) == 2
+
+
+def test_a_softmax_over_one_unit_becomes_a_sigmoid() -> None:
+    model = nn.Sequential(nn.Linear(4, 1), nn.Softmax(-1))
+    x = torch.randn(3, 4)
+    assert torch.equal(model(x), torch.ones(3, 1))
+    edited = Patch(SetOutputActivation("sigmoid")).apply(model)
+    assert torch.equal(edited(x), model[0](x).sigmoid())
+    assert torch.equal(Patch(SetOutputActivation("softmax")).apply(edited)(x), torch.ones(3, 1))
 
 
 def test_an_activation_that_serves_two_places_is_swapped_in_both() -> None:

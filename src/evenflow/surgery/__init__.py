@@ -20,7 +20,7 @@ from evenflow.surgery.edits.clip import ClipGradient
 from evenflow.surgery.edits.gan import GanLoss
 from evenflow.surgery.edits.norm import InsertNorm
 from evenflow.surgery.edits.optimizer import SetLearningRate, SetOptimizer, SetOption, WarmUp
-from evenflow.surgery.edits.output import RemoveOutputActivation, SetLoss, UseLogits
+from evenflow.surgery.edits.output import RemoveOutputActivation, SetLoss, SetOutputActivation, UseLogits
 from evenflow.surgery.edits.precision import Autocast, LossScale, SetDtype
 from evenflow.surgery.edits.recurrent import InitRecurrent
 from evenflow.surgery.edits.reinitialise import Reinitialise
@@ -63,6 +63,7 @@ __all__ = [
     "SetLoss",
     "SetOptimizer",
     "SetOption",
+    "SetOutputActivation",
     "ShapeActivation",
     "SpectralNorm",
     "StandardiseInput",

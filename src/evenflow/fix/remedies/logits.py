@@ -9,7 +9,7 @@ import torch
 
 from evenflow.diagnose import CauseName, Symptom
 from evenflow.fix.remedy import Case, Remedy
-from evenflow.surgery import Patch, RemoveOutputActivation, SetLoss, UseLogits
+from evenflow.surgery import Patch, RemoveOutputActivation, SetLoss, SetOutputActivation, UseLogits
 
 
 @final
@@ -31,6 +31,7 @@ class Logits(Remedy):
                 yield Patch([SetLoss("cross_entropy")])
             if _is_binary(targets):
                 yield Patch([SetLoss("bce_with_logits")])
+                yield Patch([SetOutputActivation("sigmoid")])  # a softmax over one unit is always 1
             elif targets.is_floating_point():
                 yield Patch([RemoveOutputActivation()])
                 yield Patch([RemoveOutputActivation(), SetLoss("mse")])

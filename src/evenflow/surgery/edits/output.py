@@ -40,29 +40,63 @@ class RemoveOutputActivation(Edit):
 
     def model_steps(self, scene: Scene) -> Iterator[Step]:
         """See :class:`Edit`."""
-        found = sorted(activations.output_of(scene))
-        if self.path is not None:
-            found = [one for one in found if one[0] == self.path] or [
-                (place.path, "")
-                for place in scene.places()
-                if place.path == self.path
-                and (
-                    activations.name_of(place.module) or isinstance(place.module, (nn.Softmax, nn.LogSoftmax))
-                )
-            ]
-        if not found:
-            where = "at its end" if self.path is None else f"at {self.path!r}"
-            raise PatchError(
-                f"remove_output_activation does not fit this model: no activation can be seen {where}. "
-                "Expected a module such as nn.Softmax last in a chain, or a forward that ends with "
-                "return softmax(…). "
-                "Name the activation module's path."
-            )
-        for path, called in found:
-            if called:
-                yield step(call(swap_calls, scene.ref(path), called, call(nn.Identity)))
-            else:
-                yield step(Set(scene.ref(path), call(nn.Identity)), source=scene.line(path))
+        yield from _at_the_output(scene, self.name, self.path, call(nn.Identity))
+
+
+@final
+@dataclass(frozen=True)
+class SetOutputActivation(Edit):
+    """Another activation at the end of the model; a softmax over one unit is always 1, a sigmoid is not.
+
+    Attributes:
+        to: ``sigmoid``, or ``softmax`` over the last dimension.
+        path: As in :class:`RemoveOutputActivation`.
+    """
+
+    name: ClassVar[str] = "set_output_activation"
+    to: str
+    path: str | None = None
+
+    def __post_init__(self) -> None:
+        check_choice(self.name, "to", self.to, ("sigmoid", "softmax"))
+
+    def describe(self) -> str:
+        """See :class:`Edit`."""
+        return f"the output activation is {self.to}"
+
+    def model_steps(self, scene: Scene) -> Iterator[Step]:
+        """See :class:`Edit`."""
+        other = call(nn.Sigmoid) if self.to == "sigmoid" else call(nn.Softmax, -1)
+        yield from _at_the_output(scene, self.name, self.path, other)
+
+
+def _at_the_output(scene: Scene, name: str, path: str | None, other: Any) -> Iterator[Step]:
+    """What the model ends with, or what is at ``path``, becomes another module.
+
+    Raises:
+        PatchError: There is no activation there.
+    """
+    found = sorted(activations.output_of(scene))
+    if path is not None:
+        found = [one for one in found if one[0] == path] or [
+            (place.path, "")
+            for place in scene.places()
+            if place.path == path
+            and (activations.name_of(place.module) or isinstance(place.module, (nn.Softmax, nn.LogSoftmax)))
+        ]
+    if not found:
+        where = "at its end" if path is None else f"at {path!r}"
+        raise PatchError(
+            f"{name} does not fit this model: no activation can be seen {where}. "
+            "Expected a module such as nn.Softmax last in a chain, or a forward that ends with "
+            "return softmax(…). "
+            "Name the activation module's path."
+        )
+    for one, called in found:
+        if called:
+            yield step(call(swap_calls, scene.ref(one), called, other))
+        else:
+            yield step(Set(scene.ref(one), other), source=scene.line(one))
 
 
 @final
