@@ -13,9 +13,8 @@ import time
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -111,9 +110,9 @@ def _done(jobs: Sequence[Job], way: Way, processes: int) -> Iterator[Record]:
         yield from (weigh(job, way) for job in jobs)
         return
     # A process that has threads cannot be forked safely, and PyTorch has some.
-    with ProcessPoolExecutor(processes, get_context("spawn"), _alone, max_tasks_per_child=20) as pool:
-        for future in as_completed([pool.submit(weigh, job, way) for job in jobs]):
-            yield future.result()
+    # Not ProcessPoolExecutor: it may not replace a process that has done its tasks (CPython issue 115634).
+    with get_context("spawn").Pool(processes, _alone, maxtasksperchild=20) as pool:
+        yield from pool.imap_unordered(partial(weigh, way=way), jobs)
 
 
 def _alone() -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, overload
+
+import torch
 
 from evenflow.diagnose import diagnose
 from evenflow.diagnose.finding import Diagnosis, Finding, Severity, Skipped
@@ -13,6 +16,7 @@ from evenflow.measure import measure
 from evenflow.measure.first import first_flows
 from evenflow.program import Program
 from evenflow.trace.pairing import paired
+from evenflow.trace.statistics import tensor_stats
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -117,11 +121,16 @@ def check(
         EvenflowError: ``select`` or ``ignore`` names no rule.
     """
     select, ignore = ((words,) if isinstance(words, str) else tuple(words) for words in (select, ignore))
+    tensor_stats(torch.zeros(1))  # loads compiled code, so that what follows times the batch alone
+    began = perf_counter()
     if isinstance(model, Program):
-        report = _check_program(model, select, ignore, seed, seconds)
+        flows = first_flows(model, seed)
+        batch_seconds = perf_counter() - began
+        report = _trained(model, flows, select, ignore, seed, seconds)
     else:
         inputs, loss = paired(inputs, loss)
         flow = measure(model, inputs, loss, seed=seed)
+        batch_seconds = perf_counter() - began
         report = Report(flow, diagnose(flow, select=select, ignore=ignore))
     if not confirm or report.healthy:
         return report
@@ -133,15 +142,23 @@ def check(
         else intervene.OneBatch(model, inputs, loss, seed, report.flow)
     )
     limit = intervene.SECONDS if confirm is True else confirm
-    return replace(report, diagnosis=intervene.confirm(report.diagnosis, subject, seconds=limit, track=track))
+    tested = intervene.confirm(
+        report.diagnosis, subject, seconds=limit, batch_seconds=batch_seconds, track=track
+    )
+    return replace(report, diagnosis=tested)
 
 
-def _check_program(
-    program: Program, select: tuple[str, ...], ignore: tuple[str, ...], seed: int, seconds: float
+def _trained(
+    program: Program,
+    flows: Mapping[str, Flow],
+    select: tuple[str, ...],
+    ignore: tuple[str, ...],
+    seed: int,
+    seconds: float,
 ) -> Report:
+    """What the rules say of a program's first batch and of its training, which happens here."""
     from evenflow.watch import watch_training
 
-    flows = first_flows(program, seed)
     run = watch_training(program, seed=seed, seconds=seconds)
     return judged(flows, run, select=select, ignore=ignore)
 

@@ -240,6 +240,16 @@ def test_no_test_begins_when_the_time_is_over() -> None:
     assert "were over" in (finding.causes[0].trial.outcome if finding.causes[0].trial else "")
 
 
+def test_no_test_begins_that_would_last_longer_than_there_is_time() -> None:
+    model = scaled(net("relu", "he"), 0.1)
+    flow = measure(model, X, squared)
+    said = confirm(ef.diagnose(flow), OneBatch(model, X, squared, 0, flow), seconds=5.0, batch_seconds=60.0)
+    trials = [cause.trial for cause in said.causes if cause.trial]
+    assert trials
+    assert {trial.verdict for trial in trials} == {Verdict.UNTESTED}
+    assert all("one batch takes 60 s, and 5 s are left of the 5 s" in trial.outcome for trial in trials)
+
+
 class Uncopied(nn.Sequential):
     def __deepcopy__(self, memo: object) -> Uncopied:
         raise RuntimeError("one of a kind")

@@ -43,30 +43,39 @@ Track = Callable[[str, int, int], None]
 
 
 def confirm(
-    diagnosis: Diagnosis, subject: Subject, *, seconds: float = SECONDS, track: Track | None = None
+    diagnosis: Diagnosis,
+    subject: Subject,
+    *,
+    seconds: float = SECONDS,
+    batch_seconds: float = 0.0,
+    track: Track | None = None,
 ) -> Diagnosis:
     """Test the causes of all alarms, cheap tests first, and rank causes by what came of it.
 
     Args:
         diagnosis: What the rules said.
         subject: The model with its batch, or the program; left as it is.
-        seconds: After so many, by the clock, no further test begins.
+        seconds: What all tests may take by the clock: none begins that would probably last longer.
+        batch_seconds: What measuring the batch took, which tells how long the first test will take.
         track: Is told how far it is.
 
     Returns:
         The same findings. Each cause of an alarm has a :class:`~evenflow.diagnose.Trial`;
         confirmed causes come first, refuted ones last.
     """
-    return _Bench(diagnosis, subject, seconds, track or (lambda *_: None)).run()
+    return _Bench(diagnosis, subject, seconds, batch_seconds, track or (lambda *_: None)).run()
 
 
 @final
 class _Bench:
     """One series of tests; trials by finding and cause are in its attributes."""
 
-    def __init__(self, diagnosis: Diagnosis, subject: Subject, seconds: float, track: Track) -> None:
+    def __init__(
+        self, diagnosis: Diagnosis, subject: Subject, seconds: float, batch_seconds: float, track: Track
+    ) -> None:
         self.findings, self.subject, self.track = diagnosis.findings, subject, track
         self.diagnosis, self.seconds, self.until = diagnosis, seconds, perf_counter() + seconds
+        self.one_batch = batch_seconds
         self.trials: dict[tuple[Finding, CauseName], Trial] = {}
         self.control: Course | None = None
 
@@ -109,6 +118,9 @@ class _Bench:
             said = _untested("nothing removes it in a copy")
         elif perf_counter() > self.until:
             said = _untested(f"the {self.seconds:g} s for testing causes were over")
+        elif self.one_batch > self._left:
+            left = f"{self._left:.2g} s are left of the {self.seconds:g} s for testing causes"
+            said = _untested(f"one batch takes {self.one_batch:.2g} s, and {left}")
         else:
             try:
                 said = test()
@@ -162,7 +174,9 @@ class _Bench:
         misfit: PatchError | None = None
         for removal in removals(cause, self.subject):
             try:
+                began = perf_counter()
                 after = self.subject.measured(removal.patch)
+                self.one_batch = perf_counter() - began
             except PatchError as error:
                 misfit = misfit or error
                 continue
