@@ -55,6 +55,16 @@ def test_tiny_steps_are_named_and_ordinary_ones_are_not() -> None:
     assert [cause.name for cause in only(usual, RULE).causes] == [CauseName.UNKNOWN]
 
 
+@pytest.mark.parametrize(
+    ("ratio", "cause"),
+    [(6e-4, CauseName.LEARNING_RATE_TOO_LOW), (0.03, CauseName.LEARNING_RATE_TOO_HIGH)],
+)
+def test_an_unusual_step_is_a_weak_suspect(ratio: float, cause: CauseName) -> None:
+    made = run(200, Weight("2.weight", gradient=1.0, update=0.1 * ratio), HEAD, loss=lambda s: 2.3)
+    unknown, weak = only(made, RULE).causes
+    assert (unknown.name, weak.name, weak.confidence) == (CauseName.UNKNOWN, cause, 0.3)
+
+
 def test_polyaks_ratio_names_steps_that_overshoot() -> None:
     figures = {"lr": lambda s: 1.0, "gradient_norm_after_clipping": lambda s: 5.0}
     made = run(200, Weight("2.weight"), HEAD, loss=lambda s: 2.3, scalars=figures)

@@ -50,6 +50,11 @@ SMALL_UPDATE = Threshold(
     "update over weight (RMS) of the typical weight matrix, below which steps are small",
     "the lower bound of TheDeepChecker (log10 between −4 and −1)",
 )
+USUAL_UPDATE = Threshold(
+    1e-3,
+    "update over weight (RMS) of the typical weight matrix, from which to ten times as much is usual",
+    "Karpathy, CS231n notes, Babysitting the learning process: 'it should be somewhere around 1e-3'",
+)
 LEAP = Threshold(
     2.0,
     "times its first value that the loss reaches in the first tenth of the steps, to count as a leap",

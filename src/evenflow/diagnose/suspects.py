@@ -63,6 +63,20 @@ def suspects(history: History, role: str, curve: LossCurve) -> tuple[Cause, ...]
     return (Cause(CauseName.UNKNOWN, 1.0, text),)
 
 
+def by_rule_of_thumb(history: History, role: str) -> Cause | None:
+    """The step size as a weak suspect where there is no better one: it is not what is usual."""
+    size, usual = typical_update(history, role), limits.USUAL_UPDATE.value
+    if size is None or usual <= size <= 10.0 * usual:
+        return None
+    small = size < usual
+    text = (
+        f"An update is {number(size)} of the weights, {'less' if small else 'more'} than the usual "
+        f"{number(usual)} to {number(10.0 * usual)}; no number of this run proves that this is the reason."
+    )
+    name = CauseName.LEARNING_RATE_TOO_LOW if small else CauseName.LEARNING_RATE_TOO_HIGH
+    return Cause(name, 0.3, text)
+
+
 def steps_too_large(history: History, role: str, curve: LossCurve) -> Cause | None:
     """Whether steps overshoot: by Polyak's ratio, by the loss's leap, or by their size."""
     name = CauseName.LEARNING_RATE_TOO_HIGH

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, final
 
 from evenflow.diagnose.finding import CauseName, Evidence, Finding, Severity, Symptom
@@ -22,6 +23,7 @@ from evenflow.diagnose.limits import (
     SMALL_UPDATE,
     UNIT_RADIUS,
     UNSURE,
+    USUAL_UPDATE,
 )
 from evenflow.diagnose.rule import Page, RunRule, Threshold
 from evenflow.diagnose.text import number, percent
@@ -68,7 +70,8 @@ class LossNotDecreasing(RunRule):
     )
     thresholds = (
         FLAT, CHANCE, UNSURE, SLOW, GUESSING, PATIENCE, KNOWS_MORE, GAINED, RISES,
-        POLYAK, LEAP, LARGE_UPDATE, SMALL_UPDATE, OFF_SCALE, AMPLIFIED, LOST_IN_TIME, UNIT_RADIUS,
+        POLYAK, LEAP, LARGE_UPDATE, SMALL_UPDATE, USUAL_UPDATE, OFF_SCALE,
+        AMPLIFIED, LOST_IN_TIME, UNIT_RADIUS,
     )  # fmt: skip
     page = Page(
         what="""\
@@ -94,7 +97,7 @@ So it is for a mean squared error that ends at the variance of the targets or ab
 A classifier that starts far below ln C, or a single output that starts below ln 2
 and moves by tiny steps, is being fine-tuned and is left alone, and so are adversarial
 games, where one loss rises as another falls. Suspects are then looked for in the step
-size and the data.""",
+size and the data; if there is none, steps that are not of the usual size are a weak one.""",
         remedies="""\
 Follow the cause. If none is named: overfit one batch of ten samples first. If that
 fails the wiring is at fault, if it succeeds the data or the step size.""",
@@ -162,9 +165,11 @@ def _near(loss: float, guess: float) -> bool:
 
 
 def _finding(history: History, role: str, curve: LossCurve, said: str) -> Finding:
-    from evenflow.diagnose.suspects import suspects
+    from evenflow.diagnose.suspects import by_rule_of_thumb, suspects
 
     causes = suspects(history, role, curve)
+    if causes[0].name is CauseName.UNKNOWN and (weak := by_rule_of_thumb(history, role)) is not None:
+        causes = (replace(causes[0], confidence=1.0 - weak.confidence), weak)
     evidence = [
         Evidence(
             f"Over {len(curve)} steps it fell by {percent(max(curve.relative_fall, 0.0))}; noise alone makes "
