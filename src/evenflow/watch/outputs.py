@@ -66,6 +66,8 @@ class Pass:
     calls: dict[str, int] = field(default_factory=dict)
     nodes: dict[int, int] = field(default_factory=dict)
     """Number of an autograd node → order of the output that it made."""
+    walked: dict[int, frozenset[int]] = field(default_factory=dict)
+    """Number of a node between such → orders of the nearest ones, where the way to them is long."""
     without_graph: dict[str, list[int]] = field(default_factory=dict)
     """Orders of outputs made while gradients were off, by path; the latest last."""
     last: tuple[int, int] = (0, 0)

@@ -46,6 +46,8 @@ _TICKETS = 1 << 20
 """Tickets are this times the number of the pass, plus the position of the output."""
 _WAITING_PASSES = 64
 """Passes that wait for a gradient at most; an evaluation with gradients on would pile up without end."""
+_LONG_WALK = 128
+"""Autograd nodes between recorded outputs, from which what was walked is remembered."""
 
 
 @final
@@ -182,6 +184,7 @@ class PassProbe:
                     self._record(self._current, path, module, tensor)
                 if self._depth <= 0:
                     self._current.nodes.clear()
+                    self._current.walked.clear()
                     self._script = self._current.outputs
                     self._current = None
 
@@ -202,7 +205,7 @@ class PassProbe:
             one.outputs[-1] = self._catalogue.returned_again(one.outputs[-1], call)
             return
         one.last = identity
-        inputs = _made_from(node, one.nodes)
+        inputs = _made_from(node, one.nodes, one.walked)
         described = self._catalogue.describe(call, module, len(one.outputs), tensor, inputs, self._script)
         order, flag = one.add(described, module, tensor)
         self._readings.note(tensor, flag)
@@ -211,6 +214,8 @@ class PassProbe:
             self._expect_gradient(one, order, tensor)
             if node is not None:
                 one.nodes[identity[1]] = order
+                if identity[1] in one.walked:  # it was walked past before it was recorded
+                    one.walked.clear()
         elif not torch.is_grad_enabled():
             one.without_graph.setdefault(path, []).append(order)
 
@@ -324,14 +329,22 @@ def _tensors(value: Any, depth: int) -> Iterator[Tensor]:
             yield from _tensors(child, depth + 1)
 
 
-def _made_from(node: Any, known: Mapping[int, int]) -> tuple[int, ...]:
-    """Orders of the nearest recorded outputs that ``node`` was computed from."""
+def _made_from(node: Any, known: Mapping[int, int], walked: dict[int, frozenset[int]]) -> tuple[int, ...]:
+    """Orders of the nearest recorded outputs that ``node`` was computed from.
+
+    Args:
+        node: Of the autograd graph.
+        known: Number of a node → order of the recorded output that it made.
+        walked: Number of a node between recorded ones → the nearest recorded outputs, of long walks.
+    """
     if node is None or not known:
         return ()
     found: set[int] = set()
     seen: set[Any] = set()
     waiting = [node]
     while waiting:
+        if len(seen) > _LONG_WALK:
+            return tuple(sorted(_walked(node, known, walked)))
         for parent, _ in waiting.pop().next_functions:
             if parent is None or parent in seen:
                 continue
@@ -343,3 +356,27 @@ def _made_from(node: Any, known: Mapping[int, int]) -> tuple[int, ...]:
                 seen.add(parent)
                 waiting.append(parent)
     return tuple(sorted(found))
+
+
+def _walked(node: Any, known: Mapping[int, int], walked: dict[int, frozenset[int]]) -> frozenset[int]:
+    """The same where the way back is long, as along the cell state of an LSTM in a loop: each node once."""
+    path = [node]
+    nearest: frozenset[int] = frozenset()
+    while path:
+        found, missing = set[int](), []
+        for parent, _ in path[-1].next_functions:
+            number = PARAMETER_NODE if parent is None else parent._sequence_nr()
+            if number in known:
+                found.add(known[number])
+            elif number in walked:
+                found |= walked[number]
+            elif number != PARAMETER_NODE:
+                missing.append(parent)
+        if missing:
+            path += missing
+            continue
+        nearest = frozenset(found)
+        number = path.pop()._sequence_nr()
+        if path:
+            walked[number] = nearest
+    return nearest
