@@ -131,6 +131,8 @@ def weigh(job: Job, way: Way) -> Record:
         return {**record, "left_out": f"it cannot be run: {type(error).__name__}: {error}"}
     if not subject.as_claimed(metric):
         bound = f"≥ {subject.threshold}" if subject.threshold is not None else f"< {subject.ceiling}"
+        if subject.threshold is None and subject.ceiling is None:
+            bound = "a number"
         kind = "faulty" if subject.faulty else "healthy"
         return {**record, "left_out": f"its metric is {metric}, expected {bound} of a {kind} program"}
     if way.source is not None:
