@@ -1,7 +1,8 @@
 """The search: waves of a race and a duel, then growth; pairs and longer trials only where nothing works.
 
-*Recipes.* What a remedy makes for just this case duels at once; if it is confirmed, the
-search ends there, for in a net of a thousand layers even measuring the others takes minutes.
+*Recipes.* What a remedy makes for just this case duels at once, from more seeds where its gain is
+in doubt; if it is confirmed, the search ends there, for in a net of a thousand layers even
+measuring the others takes minutes.
 
 *Waves.* Candidates come a few at a time, the most promising first, and are screened only
 then. They *race* from one seed for half a trial; those that break or do worse than the
@@ -188,6 +189,8 @@ class _Search:
         recipes = [one for one in self._candidates if one.first]
         if recipes:
             self._duel(self._screened(recipes))
+            if self._best() is None:
+                self._doubted()
             if self._best() is not None:
                 return
         rest = [one for one in self._candidates if not one.first]
