@@ -94,6 +94,14 @@ def test_a_recipe_that_works_ends_the_search_before_others_are_measured() -> Non
     assert [found.remedy for found in outcome.patches] == ["by 6.0", "by 5.0"]
 
 
+def test_a_recipe_in_doubt_is_tried_from_more_seeds_before_others_are_measured() -> None:
+    subject = _Recipes(6.0)
+    subject.noise = 0.35
+    outcome = searched(subject, (0, 1, 2), 40, Workers())  # type: ignore[arg-type]
+    assert subject.screened == [6.0]
+    assert [len(trial.differences) for trial in outcome.trials] == [6]
+
+
 def test_where_no_recipe_works_the_others_are_tried() -> None:
     subject = _Recipes(8.0)
     outcome = searched(subject, (0, 1, 2), 40, Workers())  # type: ignore[arg-type]
