@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import evenflow as ef
-from evenflow.diagnose import diagnose
+from evenflow.diagnose import Cause, CauseName, Finding, Severity, Symptom, diagnose
 from evenflow.fix.candidates import proposed
 from evenflow.fix.remedies.pre_norm import Prenormalise
 from evenflow.fix.remedy import Case
@@ -46,6 +46,16 @@ def test_in_a_deep_post_ln_stack_pre_ln_goes_first() -> None:
     first = [one for one in proposed(_case(14, "post"))[0] if one.first]
     assert [[edit.name for edit in one.patch.edits] for one in first] == [["pre_norm"]]
     assert first[0].reason == "post ln depth"
+
+
+def test_it_goes_first_beside_an_alarm_of_no_known_cause() -> None:
+    case = _case(14, "post")
+    unknown = Cause(CauseName.UNKNOWN, 1.0, "")
+    alarm = Finding("EF101", Symptom.VANISHING_GRADIENT, Severity.ERROR, "position", "", causes=(unknown,))
+    notes = case.report.diagnosis
+    report = replace(case.report, diagnosis=replace(notes, findings=(alarm, *notes.findings)))
+    first = [one for one in proposed(replace(case, report=report))[0] if one.first]
+    assert [one.remedy for one in first] == ["pre_norm"]
 
 
 @pytest.mark.parametrize(

@@ -26,13 +26,24 @@ class Prenormalise(Remedy):
     reference = "Xiong et al., ICML 2020; Wang et al., DeepNet, 2022"
     unless = "The model has no transformer layers with the norm behind the sum."
 
+    def promise(self, case: Case) -> float:
+        """See :class:`Remedy`; what EF403 remarks on is a suspect though it be a note beside alarms."""
+        return 1.0 if _is_deep(case) else super().promise(case)
+
     def first(self, case: Case) -> int:
         """See :class:`Remedy`."""
-        deep = any(one.code == PostLnDepth.code for one in case.report.findings)
-        return 1 if deep and CauseName.POST_LN_DEPTH in case.causes else 0
+        return 1 if _is_deep(case) else 0
+
+    def reason(self, case: Case) -> str:
+        """See :class:`Remedy`."""
+        return super().reason(case) or "post ln depth"
 
     def patches(self, case: Case) -> Iterator[Patch]:
         """See :class:`Remedy`."""
         yield Patch([PreNorm()])
         yield Patch([DeepNormScaling()])
         yield Patch([WarmUp(max(10, case.program.steps // 10))])
+
+
+def _is_deep(case: Case) -> bool:
+    return any(one.code == PostLnDepth.code for one in case.report.findings)
