@@ -16,7 +16,7 @@ from evenflow.fix.remedies.remember import LONG, Remember
 from evenflow.fix.remedy import Case
 from evenflow.fix.screen import screen
 from evenflow.measure.first import first_flows
-from evenflow.surgery import InitRecurrent, Patch, Reinitialise, ReplaceCell, SetLearningRate
+from evenflow.surgery import InitRecurrent, Patch, Reinitialise, ReplaceCell, SetLearningRate, SetLoss
 from tests.fix import programs
 
 STEPS = 120
@@ -99,3 +99,11 @@ def test_what_leaves_the_early_steps_unfelt_is_refuted_on_one_batch(forgetful: C
 
 def test_what_moves_only_the_optimizer_is_left_to_a_trial(forgetful: Case) -> None:
     assert screen(forgetful, Patch([SetLearningRate(factor=0.1)])) is None
+
+
+def test_a_baseline_of_gradients_that_are_no_numbers_is_screened_all_the_same() -> None:
+    broken = replace(_case(10).program, loss=lambda model, batch: model(batch[0]).mean() * float("nan"))
+    flows = first_flows(broken)
+    case = Case(broken, ef.Report(flows[""], diagnose(flows[""]), flows=flows), broken.start(0))
+    mended = screen(case, Patch([Reinitialise("he", where="head"), SetLoss("mse")]))
+    assert mended is None

@@ -14,6 +14,7 @@ import math
 import torch
 
 from evenflow.diagnose import Symptom
+from evenflow.diagnose.rule import CannotJudgeError
 from evenflow.diagnose.rules.vanishing_through_time import VanishingThroughTime
 from evenflow.errors import EvenflowError
 from evenflow.fix.remedy import Case
@@ -82,7 +83,10 @@ def _fault(flow: Flow) -> str | None:
 
 def _felt(flow: Flow) -> float:
     """Share of the time steps of the worst recurrence that the loss feels, if they are few; else 1."""
-    findings = VanishingThroughTime().check(flow)
+    try:
+        findings = list(VanishingThroughTime().check(flow))
+    except CannotJudgeError:  # gradients that are no numbers
+        return 1.0
     return min((1.0 - (finding.evidence[0].value or 0.0) for finding in findings), default=1.0)
 
 
