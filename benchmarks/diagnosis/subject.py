@@ -49,7 +49,7 @@ class Subject:
         """Whether a metric after training agrees with what is claimed; without a bound, a number does.
 
         A program that is known to be healthy may break all the same: ``hc-pt-time-sequence``
-        does from seed 0, where L-BFGS without a line search takes its loss from 9e-5 to infinity.
+        does from seed 0, where L-BFGS without a line search takes its loss to infinity.
         """
         if not self.faulty and metric is not None and not math.isfinite(metric):
             return False

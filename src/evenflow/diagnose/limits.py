@@ -53,7 +53,7 @@ SMALL_UPDATE = Threshold(
 USUAL_UPDATE = Threshold(
     1e-3,
     "update over weight (RMS) of the typical weight matrix, from which to ten times as much is usual",
-    "Karpathy, CS231n notes, Babysitting the learning process: 'it should be somewhere around 1e-3'",
+    "Karpathy, CS231n notes on learning: 'somewhere around 1e-3'; up to ten times is a judgement",
 )
 LEAP = Threshold(
     2.0,

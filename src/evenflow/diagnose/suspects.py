@@ -38,6 +38,8 @@ from evenflow.flow import Role, Series
 
 EARLY = 0.1
 """Part of a run that counts as its beginning."""
+WEAK = 0.3
+"""Confidence in a suspect that no number proves: less than in any other (a judgement)."""
 
 
 def suspects(history: History, role: str, curve: LossCurve) -> tuple[Cause, ...]:
@@ -74,7 +76,7 @@ def by_rule_of_thumb(history: History, role: str) -> Cause | None:
         f"{number(usual)} to {number(10.0 * usual)}; no number of this run proves that this is the reason."
     )
     name = CauseName.LEARNING_RATE_TOO_LOW if small else CauseName.LEARNING_RATE_TOO_HIGH
-    return Cause(name, 0.3, text)
+    return Cause(name, WEAK, text)
 
 
 def steps_too_large(history: History, role: str, curve: LossCurve) -> Cause | None:

@@ -48,7 +48,8 @@ def run(folder: Path, where: str, environment: Mapping[str, str]) -> int:
                 stderr=err,
                 check=False,
             ).returncode
-    (folder / "environment.json").write_text(json.dumps(dict(environment)), encoding="utf-8")
+    # By the pipe, not by a file: environments hold passwords.
+    job = {"folder": os.fspath(folder), "where": os.path.abspath(where), "environment": dict(environment)}
     with _turn:
         if not _nurseries or _nurseries[0].poll() is not None:
             command = [sys.executable, "-m", "evenflow.scripts"]
@@ -59,7 +60,7 @@ def run(folder: Path, where: str, environment: Mapping[str, str]) -> int:
         assert nursery.stdin is not None
         assert nursery.stdout is not None
         try:
-            nursery.stdin.write(os.fsencode(folder) + b"\0" + os.fsencode(os.path.abspath(where)) + b"\n")
+            nursery.stdin.write(json.dumps(job).encode() + b"\n")
             nursery.stdin.flush()
             answer = nursery.stdout.readline()
         except BaseException:  # Ctrl-C: whatever runs there is of no use any more
@@ -78,15 +79,15 @@ def close() -> None:
 
 
 def serve() -> None:
-    """Be a nursery: read folders from standard input, run each in a child, answer with exit codes."""
+    """Be a nursery: read jobs from standard input, run each in a child, answer with exit codes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _import_all()
     for line in sys.stdin.buffer:
         child = os.fork()
         if child == 0:
-            folder, _, where = os.fsdecode(line.rstrip(b"\n")).partition("\0")
-            os.chdir(where)
-            _be_the_trial(Path(folder))
+            job = json.loads(line)
+            os.chdir(job["where"])
+            _be_the_trial(Path(job["folder"]), job["environment"])
         _, status = os.waitpid(child, 0)
         sys.stdout.buffer.write(b"%d\n" % os.waitstatus_to_exitcode(status))
         sys.stdout.buffer.flush()
@@ -101,11 +102,10 @@ def _import_all() -> None:
     torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
 
 
-def _be_the_trial(folder: Path) -> None:
+def _be_the_trial(folder: Path, environment: Mapping[str, str]) -> None:
     code = 1
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
         os.environ.clear()
         os.environ.update(environment)
         for descriptor, place, flags in (
