@@ -157,6 +157,15 @@ def weighted(values: Array, at: int, weights: Array) -> Array:
     return (weights @ values.reshape(math.prod(before), len(weights), -1)).reshape(*before, *after)
 
 
+def along(values: Array, axis: int, matrix: Array) -> Array:
+    """A matrix applied to one axis of an array; the others stay in order."""
+    before, after = values.shape[:axis], values.shape[axis + 1 :]
+    if not after:
+        return values @ matrix.T
+    flat = values.reshape(math.prod(before), values.shape[axis], -1)
+    return (matrix @ flat).reshape(*before, len(matrix), *after)
+
+
 @lru_cache(maxsize=4096)
 def regroup(source: Axis, target: Axis) -> tuple[Array, Array]:
     """Matrices [C', C] on pair classes and [S', S] on segments that re-cut an axis.

@@ -103,8 +103,10 @@ class Table:
 
     def along(self, axis: int, pairs: Array | None, means: Array | None, dims: Dims) -> Table:
         """Apply matrices to the classes and the segments of one axis."""
-        second = self.second if pairs is None else _along(self.second, axis, pairs)
-        mean = None if self.mean is None else self.mean if means is None else _along(self.mean, axis, means)
+        second = self.second if pairs is None else axes.along(self.second, axis, pairs)
+        mean = self.mean
+        if mean is not None and means is not None:
+            mean = axes.along(mean, axis, means)
         return Table(dims, second, mean)
 
     def with_dim(self, dim: int, axes_of: Iterable[Axis]) -> Dims:
@@ -149,10 +151,10 @@ class Table:
         flat = self.second.reshape((*self.second.shape[:at], -1, *self.second.shape[at + 2 :]))
         mean = self.mean
         if mean is not None:
-            mean = _along(mean.reshape((*mean.shape[:at], -1, *mean.shape[at + 2 :])), at, means)
+            mean = axes.along(mean.reshape((*mean.shape[:at], -1, *mean.shape[at + 2 :])), at, means)
         axes_of = self.dims[dim]
         dims = self.with_dim(dim, [*axes_of[:position], axis, *axes_of[position + 2 :]])
-        return Table(dims, _along(flat, at, pairs), mean)
+        return Table(dims, axes.along(flat, at, pairs), mean)
 
     def single(self, dim: int) -> Table:
         """The dimension as one axis."""
@@ -300,10 +302,10 @@ class Table:
         mean = None if self.mean is None else self.mean
         for axis in at:
             over_first, over_second = axes.averaging(self.axes[axis])
-            first, second = _along(first, axis, over_first), _along(second, axis, over_second)
+            first, second = axes.along(first, axis, over_first), axes.along(second, axis, over_second)
         both = second
         for axis in at:
-            both = _along(both, axis, axes.averaging(self.axes[axis])[0])
+            both = axes.along(both, axis, axes.averaging(self.axes[axis])[0])
         table = self.second - first - second + both
         if mean is not None:
             average = mean
@@ -316,14 +318,14 @@ class Table:
         """The table of E (x_i − x̄) y_j, x̄ the mean over some dimensions, of a pair of tensors."""
         first = self.second
         for axis in (self.first_axis(dim) + k for dim in over for k in range(len(self.dims[dim]))):
-            first = _along(first, axis, axes.averaging(self.axes[axis])[0])
+            first = axes.along(first, axis, axes.averaging(self.axes[axis])[0])
         return Table(self.dims, self.second - first, None)
 
     def summed_second(self, over: Sequence[int]) -> Table:
         """E x_i z_j from E x_i y_j, where z is the sum of y over some dimensions, repeated along them."""
         table = self.second
         for axis in [self.first_axis(dim) + k for dim in over for k in range(len(self.dims[dim]))]:
-            table = _along(table, axis, axes.averaging(self.axes[axis])[1] * self.axes[axis].n)
+            table = axes.along(table, axis, axes.averaging(self.axes[axis])[1] * self.axes[axis].n)
         return Table(self.dims, table, None)
 
     def averaged_over(self, over: Sequence[int], by_segment: Array) -> Array:
@@ -359,14 +361,6 @@ def _average(by_segment: Array, axes_of: Sequence[Axis]) -> Array:
     for axis in axes_of:
         by_segment = axes.weighted(by_segment, 0, axis.weights)
     return by_segment
-
-
-def _along(values: Array, axis: int, matrix: Array) -> Array:
-    before, after = values.shape[:axis], values.shape[axis + 1 :]
-    if not after:
-        return values @ matrix.T
-    flat = values.reshape(math.prod(before), values.shape[axis], -1)
-    return (matrix @ flat).reshape(*before, len(matrix), *after)
 
 
 def _summed(values: Array, weights: Sequence[tuple[int, Array]]) -> Array:

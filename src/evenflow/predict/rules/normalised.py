@@ -43,7 +43,7 @@ from typing import final
 
 import numpy as np
 
-from evenflow.predict.axes import Array, Indices, plain
+from evenflow.predict.axes import Array, Indices, along, plain, weighted
 from evenflow.predict.axes import regroup as regrouping
 from evenflow.predict.fields import Field, Made, cross
 from evenflow.predict.pointwise import Expression
@@ -151,11 +151,11 @@ def pair_average(table: Table, over: Sequence[int]) -> float:
     for at in reversed(range(len(axes_of))):
         axis = axes_of[at]
         if at in inside:
-            weight = axis.counts / axis.n**2
+            weight = axis.shares
         else:
             weight = np.zeros(axis.classes)
             weight[axis.agree] = axis.weights
-        values = np.tensordot(weight, values, (0, at))
+        values = weighted(values, at, weight)
     return float(values)
 
 
@@ -274,7 +274,7 @@ class Sets:
         for at in self.inside:
             axis = self.axes[at]
             if axis.segments > 1:
-                values = _along(values, at, regrouping(axis, plain(axis.n))[0])
+                values = along(values, at, regrouping(axis, plain(axis.n))[0])
         return values
 
     def fine(self, values: Array) -> Array:
@@ -282,7 +282,7 @@ class Sets:
         for at in self.inside:
             axis = self.axes[at]
             if axis.segments > 1 and values.shape[at] > 1:
-                values = _along(values, at, regrouping(plain(axis.n), axis)[0])
+                values = along(values, at, regrouping(plain(axis.n), axis)[0])
         return values
 
     def within_first(self, values: Array) -> Array:
@@ -314,7 +314,7 @@ class Sets:
         """The mean over pairs of entries of both sets, of size 1 inside."""
         for at in self.inside:
             n = self.axes[at].n
-            values = _along(values, at, np.array([[1 - 1 / n, 1 / n]]))
+            values = along(values, at, np.array([[1 - 1 / n, 1 / n]]))
         return values
 
     def composed(self, a: Array, b: Array) -> Array:
@@ -325,13 +325,9 @@ class Sets:
         for at in self.inside:
             n = self.axes[at].n
             modes = np.array([[n - 1.0, 1.0], [-1.0, 1.0]])
-            a, b = _along(a, at, modes), _along(b, at, modes)
+            a, b = along(a, at, modes), along(b, at, modes)
         product = a * b / self.n
         for at in self.inside:
             n = self.axes[at].n
-            product = _along(product, at, np.array([[1.0, -1.0], [1.0, n - 1.0]]) / n)
+            product = along(product, at, np.array([[1.0, -1.0], [1.0, n - 1.0]]) / n)
         return product
-
-
-def _along(values: Array, axis: int, matrix: Array) -> Array:
-    return np.moveaxis(np.tensordot(matrix, values, (1, axis)), 0, axis)
