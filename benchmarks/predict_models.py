@@ -116,6 +116,37 @@ def cnn(
     return build
 
 
+class PreActivation(nn.Module):
+    """He et al., "Identity mappings in deep residual networks", 2016, Figure 1b."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.inside = nn.Sequential(
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = x + self.inside(x)
+        return y
+
+
+def residual_cnn(width: int = 128, blocks: int = 6) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, width, 3, padding=1),
+        *[PreActivation(width) for _ in range(blocks)],
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(width, 10),
+    )
+
+
 class Basic(nn.Module):
     """He et al. 2016, Figure 2."""
 
@@ -262,7 +293,11 @@ def families() -> Iterator[Case]:
         for name, fill in fills.items():
             for depth in (10, 50):
                 yield Case(
-                    f"MLP {activation.__name__} {name} {depth}", mlp(activation, fill, depth), flat, ce
+                    f"MLP {activation.__name__} {name} {depth}",
+                    mlp(activation, fill, depth),
+                    flat,
+                    ce,
+                    deep=True,
                 )
     norms: dict[str, Callable[[int], nn.Module]] = {
         "LN": nn.LayerNorm,
@@ -272,12 +307,14 @@ def families() -> Iterator[Case]:
     }
     for name, norm in norms.items():
         for depth in (10, 30):
-            yield Case(f"{name} ReLU {depth}", mlp(nn.ReLU, init.kaiming_normal_, depth, norm=norm), flat, ce)
-        yield Case(f"pre-{name} residual 30", residual(norm, 30, before=True), flat, ce)
-    yield Case("post-LN residual 30", residual(nn.LayerNorm, 30, before=False), flat, ce)
+            plain = mlp(nn.ReLU, init.kaiming_normal_, depth, norm=norm)
+            yield Case(f"{name} ReLU {depth}", plain, flat, ce, deep=True)
+        yield Case(f"pre-{name} residual 30", residual(norm, 30, before=True), flat, ce, deep=True)
+    yield Case("post-LN residual 30", residual(nn.LayerNorm, 30, before=False), flat, ce, deep=True)
     images = _randn(16, 3, 16, 16)
     yield Case("plain CNN", cnn(), images, _cross_entropy(16))
     yield Case("BN CNN", cnn(nn.BatchNorm2d), images, _cross_entropy(16))
+    yield Case("residual CNN", residual_cnn, images, _cross_entropy(16))
     yield Case("ResNet basic", resnet, images, _cross_entropy(16))
     picture = torch.randn(8, 3, 16, 16, generator=_generator(5))
     yield Case("U-Net", UNet, lambda g: picture, lambda o: F.mse_loss(o, picture))
