@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy import stats
 from torch import nn
 
 from evenflow.flow import Flow, Role
@@ -21,8 +22,7 @@ MEDIAN, TAIL = 0.03, 0.10
 STEEPNESS = 0.02
 """The bar for slopes over depth, relative."""
 STATED = 0.95
-"""Share of single draws that an interval claims to hold."""
-NORMAL_95 = 1.959964
+"""Share of cases that a stated interval claims to hold."""
 
 
 @dataclass
@@ -84,12 +84,12 @@ class Errors:
 
 @dataclass
 class Slope:
-    """Of log10 RMS of the gradients at linear outputs of a deep net, in decades from its end to its beginning.
+    """Of log10 RMS of the gradients at linear outputs, in decades from a net's end to its beginning.
 
     Attributes:
         predicted: Least squares through all but the head, in the order of execution.
         measured: The same, mean over seeds.
-        uncertainty: Half-width of its 95 % interval from the seeds.
+        uncertainty: Half-width of its 95 % interval (Student's t) from the seeds.
     """
 
     predicted: float
@@ -211,7 +211,8 @@ def _errors(role: Role, predicted: Flow, flows: list[Flow], missing: list[str], 
 def _slope(predicted: Flow, flows: list[Flow]) -> Slope:
     ours = _through(predicted)
     measured = np.array([_through(flow) for flow in flows])
-    uncertainty = NORMAL_95 * measured.std(ddof=1) / np.sqrt(len(measured))
+    student = stats.t.ppf((1 + STATED) / 2, len(measured) - 1)
+    uncertainty = student * measured.std(ddof=1) / np.sqrt(len(measured))
     return Slope(ours, float(measured.mean()), float(uncertainty))
 
 
