@@ -40,3 +40,14 @@ def test_entries_that_are_not_finite_leave_the_others_exact() -> None:
 def test_entries_outside() -> None:
     x = torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0, 3.0, math.nan] * 1000)
     assert streaming.outside(x.data_ptr(), x.numel(), -1.0, 1.0) == 3000
+
+
+def test_totals_are_those_of_all_entries() -> None:
+    x = torch.rand(3 * 4096 + 5, generator=torch.Generator().manual_seed(0)) * 1e-20
+    bad = torch.tensor([1.0, math.inf, math.nan])
+    tensors = [x, torch.zeros(0), bad[:2], bad]
+    out = np.full(len(tensors), -1.0)
+    addresses = np.array([tensor.data_ptr() for tensor in tensors])
+    streaming.totals(addresses, np.array([tensor.numel() for tensor in tensors]), out)
+    assert out[0] == pytest.approx(x.double().sum().item(), rel=2e-6)
+    assert out[1:].tolist() == pytest.approx([0.0, math.inf, math.nan], nan_ok=True)

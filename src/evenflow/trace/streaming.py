@@ -43,6 +43,7 @@ that of MurmurHash3's last step, whose way it is to shift and multiply."""
 Addresses: TypeAlias = npt.NDArray[np.int64]
 Counts: TypeAlias = npt.NDArray[np.int64]
 Checksums: TypeAlias = npt.NDArray[np.int64]
+Totals: TypeAlias = npt.NDArray[np.float64]
 
 
 def _to_pointer(context: Any, address: Any) -> Any:
@@ -117,10 +118,34 @@ def one(address: int, count: int, out: int) -> Any:
 
 
 @compile_function()
-def read(addresses: Addresses, counts: Counts, out: int) -> None:
-    """Read several tensors [tensors]; the rows go to ``out``, one after the other."""
+def read(addresses: Addresses, counts: Counts, out: int) -> Any:
+    """Read several tensors [tensors]; the rows go to ``out``, one after the other.
+
+    Returns:
+        How many entries are not finite.
+    """
+    nonfinite = 0.0
     for i in range(addresses.size):
-        one(addresses[i], counts[i], out + 8 * COLUMNS * i)
+        nonfinite += one(addresses[i], counts[i], out + 8 * COLUMNS * i)
+    return nonfinite
+
+
+@compile_function(fastmath={"reassoc", "contract", "nsz"})
+def _total(x: Any) -> Any:
+    total = np.float32(0.0)
+    for i in range(x.size):
+        total += x[i]
+    return total
+
+
+@compile_function()
+def totals(addresses: Addresses, counts: Counts, out: Totals) -> None:
+    """Sums over all entries of several tensors, into ``out`` [tensors]; NaN or infinite where an entry is."""
+    for i in range(addresses.size):
+        x = _array(_pointer(addresses[i]), counts[i], np.float32)
+        out[i] = 0.0
+        for start in range(0, x.size, _BLOCK):
+            out[i] += _total(x[start : start + _BLOCK])
 
 
 @compile_function()
@@ -130,9 +155,10 @@ def _checksum(bits: Any, start: int) -> Any:
     An entry is scrambled into another number for other bits and elsewhere, so a change of one
     always shows in the sum, and that of several stays hidden once in some 2³⁰ times.
     """
-    found, place = np.uint32(0), np.uint32(start)
+    found, salt = np.uint32(0), np.uint32(np.uint32(start) * np.uint32(_GOLDEN))
     for i in range(bits.size):
-        entry = np.uint32(bits[i] + np.uint32(place + np.uint32(i)) * np.uint32(_GOLDEN))
+        entry = np.uint32(bits[i] + salt)
+        salt = np.uint32(salt + np.uint32(_GOLDEN))
         entry = np.uint32(np.uint32(entry ^ (entry >> np.uint32(16))) * np.uint32(_SCRAMBLER))
         found = np.uint32(found + np.uint32(entry ^ (entry >> np.uint32(13))))
     return found
@@ -228,6 +254,7 @@ def load() -> None:
     checksums = np.full(1, -1)
     one(address, 1, row)
     read(here, counts, row)
+    totals(here, counts, out)
     keep(here, counts, there, checksums, row)
     change(there, here, counts, checksums, row)
     outside(address, 1, 0.0, 1.0)

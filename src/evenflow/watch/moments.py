@@ -65,8 +65,8 @@ class Page:
     """Room for rows of moments, which are written by number and read together, later.
 
     Args:
-        rows: How many rows there is room for at first. So many may be written by
-            :meth:`put_all`; :meth:`put` makes more room as needed.
+        rows: How many rows there is room for at first, which many at once are written to
+            fastest; more room is made as needed.
     """
 
     def __init__(self, rows: int = 64) -> None:
@@ -105,14 +105,18 @@ class Page:
         self._rows(row)[:] = math.nan
         self._elsewhere.pop(row, None)
 
-    def put_all(self, first: int, tensors: Sequence[Tensor]) -> None:
-        """Write the moments of several tensors into rows from ``first`` on."""
+    def put_all(self, first: int, tensors: Sequence[Tensor]) -> bool | None:
+        """Write the moments of several tensors into rows from ``first`` on.
+
+        Returns:
+            Whether any entry is not finite; None where that is not known yet.
+        """
         compiled = self.compiled_for(tensors)
-        if compiled is not None:
-            compiled.read(*where(tensors), self.address(first, len(tensors)))
-        else:
-            for row, tensor in enumerate(tensors, first):
-                self.put(row, tensor)
+        if compiled is not None and first + len(tensors) <= self._size:
+            nonfinite: float = compiled.read(*where(tensors), self.address(first, len(tensors)))
+            return nonfinite > 0.0
+        flags = [self.put(row, tensor) for row, tensor in enumerate(tensors, first)]
+        return True if True in flags else None if None in flags else False
 
     def compiled_for(self, tensors: Sequence[Tensor]) -> Any:
         """The compiled readers, if they can read all of these; None if not."""

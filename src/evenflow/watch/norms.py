@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evenflow.watch.moments import Page, Rows, flat
+from evenflow.watch.moments import Page, Rows, flat, is_plain, streams, where
 
 
 def joint_norm(tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -52,6 +52,11 @@ def norms(tensors: Sequence[Tensor]) -> Tensor:
 
 def sums(tensors: Sequence[Tensor]) -> Tensor:
     """Sums over the entries of tensors without negative ones [tensors]."""
+    compiled = streams()
+    if compiled is not None and all(map(is_plain, tensors)):
+        found = np.empty(len(tensors))
+        compiled.totals(*where(tensors), found)
+        return torch.from_numpy(found)
     device = tensors[0].device
     if any(tensor.device != device for tensor in tensors):
         return torch.stack([tensor.sum().cpu() for tensor in tensors])

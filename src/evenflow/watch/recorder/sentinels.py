@@ -315,7 +315,11 @@ class Sentinels:
                 engine.queue_callback(self._timed(self._backward_ended))
 
     def _backward_ended(self) -> None:
-        self._asked = False
+        if self._asked:  # later again, when those who measure gradients have read them
+            self._asked = False
+            engine: Any = torch.autograd.Variable._execution_engine
+            engine.queue_callback(self._timed(self._backward_ended))
+            return
         found = {
             name: parameter.grad
             for name, parameter in self._parameters.items()
