@@ -263,16 +263,15 @@ def forget() -> None:
 def _cross(x: Field, y: Field) -> Table | None:
     from evenflow.predict.pointwise import Expression, cross_expressions
 
-    if isinstance(x, Sum):
-        return _cross_sum(x, y)
-    if isinstance(y, Sum):
-        pair = _cross_sum(y, x)
-        return None if pair is None else pair.swapped()
     for first, second in ((x, y), (y, x)):
         spread = _spread_sum(second)
         if spread is not None and spread[0].shape == first.shape:
             pair = cross(first, spread[0])
             pair = None if pair is None else pair.summed_second(spread[1])
+            return pair if pair is None or second is y else pair.swapped()
+    for first, second in ((x, y), (y, x)):  # a function of the very sum knows it as a whole
+        if isinstance(first, Sum) and not (isinstance(second, Expression) and first in second.atoms):
+            pair = _cross_sum(first, second)
             return pair if pair is None or second is y else pair.swapped()
     if isinstance(x, Expression) or isinstance(y, Expression):
         return cross_expressions(x, y)
