@@ -4,6 +4,7 @@
     python benchmarks/diagnose.py --peers DIR         torchmortem, torch-audit, AutoTrainer's rules beside it
     python benchmarks/diagnose.py --split open        the half that may be looked at
     python benchmarks/diagnose.py --only gan so-31    programs of such a name or kind
+    python benchmarks/diagnose.py --origin fresh      those that were written blind: see diagnosis/fresh
     python benchmarks/diagnose.py --misses FILE       what went wrong in the open half, and what was seen
     python benchmarks/diagnose.py --keep DIR          keep what evenflow saw of each program, and
     python benchmarks/diagnose.py --from DIR          judge that again by today's rules: no training, and
@@ -102,6 +103,7 @@ def show(outcomes: list[Outcome]) -> None:
         ("corpus, held out", _of(outcomes, "held out", {"corpus"})),
         ("corpus, all", _of(outcomes, None, {"corpus"})),
         ("our own controls and their faulty twins", _of(outcomes, None, {"control", "twin"})),
+        ("fresh programs, written blind", _of(outcomes, None, {"fresh"})),
         ("everything", outcomes),
     ):
         if not part:
@@ -158,7 +160,7 @@ def main() -> None:
     )
     parser.add_argument("--only", nargs="*", default=[], metavar="WORD")
     parser.add_argument("--split", choices=["open", "held out"])
-    parser.add_argument("--origin", nargs="*", default=[], choices=["corpus", "control", "twin"])
+    parser.add_argument("--origin", nargs="*", default=[], choices=["corpus", "control", "twin", "fresh"])
     parser.add_argument("--seeds", type=int, metavar="N", help="at most so many seeds of each program")
     parser.add_argument("--peers", metavar="DIR", help="run the peers that were installed there too")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep there what evenflow saw")

@@ -3,6 +3,7 @@
     python benchmarks/fix.py --json FILE            all programs of the corpus, faulty and healthy
     python benchmarks/fix.py --json FILE --resume   go on after an interruption
     python benchmarks/fix.py --origin twin control  our own faulty twins and healthy controls
+    python benchmarks/fix.py --origin fresh         programs that were written blind
     python benchmarks/fix.py --only relu gan        programs of such a name or kind
     python benchmarks/fix.py --show --json FILE     print the table of a file again
     python benchmarks/fix.py --limit 60 --jobs 2    seconds of processor time per program; processes
@@ -56,6 +57,7 @@ import torch
 from benchmarks.accepted import TWINS, accepted
 from benchmarks.diagnosis.case import cases
 from benchmarks.diagnosis.controls import controls
+from benchmarks.diagnosis.fresh import fresh, repaired
 from benchmarks.diagnosis.subject import Subject
 from benchmarks.diagnosis.twins import twins
 from benchmarks.likeness import with_likeness
@@ -193,6 +195,8 @@ def repair(subject_name: str, limit: float) -> Repair:
     goals = [_patched(patch, program, known) for patch in accepted(subject.name, program, seed)]
     if subject.name in TWINS:
         goals.append(known(replace(subjects[TWINS[subject.name]].program(), steps=program.steps)))
+    if (fixed := repaired(subject.name)) is not None:
+        goals.append(known(replace(fixed, steps=program.steps)))
     if subject.origin == "twin":
         control = subjects.get(subject.name.partition("+")[0])
         goals.append(None if control is None else control.threshold)
@@ -236,14 +240,14 @@ def _whole(program: ef.Program, seed: int, limit: float) -> Course | None:
 
 def everything() -> list[Subject]:
     """All programs."""
-    return [*cases(), *twins(), *controls()]
+    return [*cases(), *twins(), *controls(), *fresh()]
 
 
 def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--only", nargs="*", default=[])
-    parser.add_argument("--origin", nargs="*", default=["corpus"], help="corpus, twin, control")
+    parser.add_argument("--origin", nargs="*", default=["corpus"], help="corpus, twin, control, fresh")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--limit", type=float, default=60.0)
     parser.add_argument("--json", type=Path)

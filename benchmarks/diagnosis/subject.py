@@ -9,7 +9,7 @@ from typing import Literal
 
 from evenflow import Program
 
-Origin = Literal["corpus", "control", "twin"]
+Origin = Literal["corpus", "control", "twin", "fresh"]
 Split = Literal["open", "held out"]
 
 
@@ -20,7 +20,8 @@ class Subject:
     Attributes:
         name: Unique.
         kind: The architecture.
-        origin: From the corpus, one of our healthy controls, or a control with one fault put in.
+        origin: From the corpus, one of our healthy controls, a control with one fault put in, or
+            written blind (see ``fresh``).
         split: Whether rule authors may look at it.
         program: Makes the program; it is built anew for every tool.
         symptoms: What may rightly be reported.

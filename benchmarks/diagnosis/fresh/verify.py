@@ -1,0 +1,227 @@
+"""Are the programs what they are claimed to be? Each is trained bare, and compared with the frozen facts.
+
+    python -m benchmarks.diagnosis.fresh.verify            all programs against facts.json
+    python -m benchmarks.diagnosis.fresh.verify cnn rnn    those whose name or kind contains a word
+    python -m benchmarks.diagnosis.fresh.verify --write    freeze what is measured now
+
+evenflow's Program only runs the loop; what is measured comes from plain hooks here:
+the optimizer's pre-step hook for gradients, a function mode for activations.
+
+A symptom counts as seen if
+
+* ``non_finite``: a loss or a gradient is NaN or infinite;
+* ``vanishing_gradient``: some weight's gradient has an RMS below 1e-3 of the largest one's, in at
+  least half of the samples of the training (which is sampled at its start and ten times more);
+* ``exploding_gradient``: the norm of the whole gradient passes 1e3, or an inner weight's gradient is 1e3
+  times the last one's;
+* ``dead_units``: half of a rectifier's units are zero for a whole batch, at the end;
+* ``saturation``: half of a sigmoid's or tanh's outputs are within 1 % of their bounds, at the end;
+* ``loss_not_decreasing``: the loss ends (mean of its last tenth) above 90 % of where it started (its
+  first value, or the mean of its first five if that is less);
+* ``oscillating``: in the second half, the loss of neighbouring windows of 5 steps differs by 30 % of its
+  level or more, in the mean, and the loss ends above half of where it started.
+
+A faulty program is *reproduced* if its fix raises the metric by .03 or more, or a symptom that its
+source tells is seen in it and not, or less, in its fixed twin. A healthy one must reach its threshold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import torch
+from benchmarks.diagnosis.fresh import entries
+from benchmarks.diagnosis.fresh.entry import FACTS, Entry
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from evenflow import Program
+
+SAMPLES = 10
+HELPS = 0.03
+"""Rise of the metric from which on a fix counts as one that helps."""
+
+
+class Units(TorchFunctionMode):
+    """Largest share of dead rectifier units and of saturated outputs in any activation that is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dead = self.saturated = 0.0
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = getattr(func, "__name__", "").rstrip("_")
+        if name in ("relu", "tanh", "sigmoid"):
+            value = result.detach().float()
+            if name == "relu" and value.dim() > 1:
+                if value.dim() == 4:
+                    value = value.movedim(1, -1)
+                zero = (value.flatten(0, -2) <= 0).all(0)
+                self.dead = max(self.dead, float(zero.float().mean()))
+            elif name != "relu":
+                low, high = (-1.0, 1.0) if name == "tanh" else (0.0, 1.0)
+                margin = 0.01 * (high - low)
+                near = (value < low + margin) | (value > high - margin)
+                self.saturated = max(self.saturated, float(near.float().mean()))
+        return result
+
+
+def measured(program: Program, seed: int) -> dict[str, Any]:
+    """Train, and tell what was seen."""
+    training = program.start(seed)
+    every = max(1, program.steps // SAMPLES)
+    norms: list[float] = []
+    ratios: list[tuple[float, float]] = []
+    models = list(training.models.values())
+    weights = [p for model in models for p in model.parameters() if p.dim() > 1]
+
+    def before_step(optimizer: Any, *_: Any) -> None:
+        grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norms.append(math.sqrt(sum(float(g.double().square().sum()) for g in grads)))
+        if (len(norms) - 1) % every == 0:
+            ratios.append(_spread(weights))
+
+    for optimizer in training.optimizers.values():
+        optimizer.register_step_pre_hook(before_step)
+    losses: list[float] = []
+    began = time.process_time()
+    for figures in training.run():
+        losses.append(sum(float(value) for value in figures.values()))
+        if len(losses) > 30 and not any(map(math.isfinite, losses[-30:])):
+            break
+    seconds = time.process_time() - began
+    units = Units()
+    with units, torch.random.fork_rng(devices=[]):
+        for loss in training.losses.values():
+            loss(training.model, training.first_batch())
+    metric = program.metric(training.model) if program.metric is not None else None
+    tenth = max(5, len(losses) // 10)
+    finite = [one for one in losses if math.isfinite(one)] or [math.nan]
+    facts = {
+        "metric": metric,
+        "loss": [min(losses[0], _mean(finite[:5])), _mean(finite[-tenth:])],
+        "finite": all(map(math.isfinite, losses)) and all(map(math.isfinite, norms)),
+        "gradient_norm": [norms[0], max((one for one in norms if math.isfinite(one)), default=math.nan)],
+        "least_to_largest": sorted(one[0] for one in ratios)[len(ratios) // 2],
+        "largest_to_last": sorted(one[1] for one in ratios)[len(ratios) // 2],
+        "dead": units.dead,
+        "saturated": units.saturated,
+        "swing": _swing(losses),
+    }
+    return {**{key: _rounded(value) for key, value in facts.items()}, "seconds": round(seconds, 1)}
+
+
+def _spread(weights: list[nn.Parameter]) -> tuple[float, float]:
+    """RMS of gradients: the smallest over the largest, the largest over the last."""
+    levels = [
+        float(p.grad.double().square().mean().sqrt())
+        for p in weights
+        if p.grad is not None and p.requires_grad
+    ]
+    top = max(levels, default=0.0)
+    if not top or not math.isfinite(top):
+        return 1.0, 1.0
+    return min(levels) / top, top / max(levels[-1], 1e-300)
+
+
+def _swing(losses: list[float]) -> float:
+    half = losses[len(losses) // 2 :]
+    windows = [_mean(half[i : i + 5]) for i in range(0, len(half) - 4, 5)]
+    level = _mean([abs(one) for one in windows])
+    steps = [abs(b - a) for a, b in pairwise(windows)]
+    return _mean(steps) / level if level else 0.0
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else math.nan
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_rounded(one) for one in value]
+    if isinstance(value, float):
+        return float(f"{value:.3g}") if math.isfinite(value) else None
+    return value
+
+
+def seen(facts: dict[str, Any]) -> list[str]:
+    """The symptoms, by the definitions above."""
+    first, last = facts["loss"]
+    top = facts["gradient_norm"][1]
+    found = {
+        "non_finite": not facts["finite"],
+        "vanishing_gradient": facts["least_to_largest"] < 1e-3,
+        "exploding_gradient": top is None or top > 1e3 or facts["largest_to_last"] > 1e3,
+        "dead_units": facts["dead"] >= 0.5,
+        "saturation": facts["saturated"] >= 0.5,
+        "loss_not_decreasing": first is None or last is None or not last < 0.9 * first,
+        "oscillating": None not in (facts["swing"], first, last)
+        and facts["swing"] >= 0.3
+        and last > 0.5 * first,
+    }
+    return [name for name, is_so in found.items() if is_so]
+
+
+def verified(one: Entry) -> dict[str, Any]:
+    """The facts of an entry, with ``reproduced``."""
+    runs = [measured(one.program(), seed) for seed in one.seeds]
+    facts: dict[str, Any] = {**runs[0], "symptoms": seen(runs[0])}
+    if one.threshold is not None:
+        facts["metrics"] = [run["metric"] for run in runs]
+        facts["reproduced"] = all(
+            run["finite"] and run["metric"] is not None and run["metric"] >= one.threshold for run in runs
+        )
+        return facts
+    fixed = measured(one.program(fixed=True), one.seeds[0])
+    facts["fixed_metric"], facts["fixed_loss"] = fixed["metric"], fixed["loss"]
+    facts["fixed_symptoms"] = seen(fixed)
+    gained = facts["metric"] is not None and fixed["metric"] is not None
+    helps = gained and fixed["metric"] - facts["metric"] >= HELPS
+    told = set(one.symptoms) & set(facts["symptoms"])
+    harmless = gained and fixed["metric"] < facts["metric"] - HELPS
+    facts["reproduced"] = helps or (bool(told - set(facts["fixed_symptoms"])) and not harmless)
+    return facts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("words", nargs="*")
+    parser.add_argument("--write", action="store_true", help="freeze what is measured")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    known = json.loads(FACTS.read_text("utf-8")) if FACTS.exists() else {}
+    wrong = 0
+    for name, one in entries().items():
+        if asked.words and not any(word in name or word == one.kind for word in asked.words):
+            continue
+        facts = verified(one)
+        before = known.get(name, {})
+        same = before.get("reproduced") == facts["reproduced"] and before.get("symptoms") == facts["symptoms"]
+        good = facts["reproduced"] and (asked.write or same)
+        wrong += not good
+        told = "as frozen" if same else "new"
+        metrics = f"{facts['metric']} → {facts['fixed_metric']}" if one.fix else f"{facts['metrics']}"
+        mark = "ok" if good else "!!"
+        print(f"{mark} {name}: {metrics}, {', '.join(facts['symptoms']) or '–'} ({told})", flush=True)
+        print(f"     { {k: v for k, v in facts.items() if k not in ('symptoms', 'metrics', 'metric')} }")
+        if asked.write:
+            known[name] = facts
+            order = {key: known[key] for key in entries() if key in known}
+            FACTS.write_text(json.dumps(order, indent=1) + "\n", "utf-8")
+    if wrong:
+        raise SystemExit(f"{wrong} programs are not as they are claimed to be")
+
+
+if __name__ == "__main__":
+    main()
