@@ -138,6 +138,25 @@ def test_an_op_without_a_rule_is_named_and_what_follows_is_unknown() -> None:
     assert activations["last"].stats is None
 
 
+def test_a_model_of_transformers_inside_another_is_initialised() -> None:
+    """On the meta device transformers leaves its weights as PyTorch made them."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(vocab_size=50, n_embd=64, n_layer=1, n_head=2, n_positions=16)
+
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = transformers.GPT2Model(config)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            hidden: Tensor = self.body(ids).last_hidden_state
+            return hidden
+
+    flow = predict(Wrapped, torch.zeros(2, 8, dtype=torch.long))
+    stats = flow.stats(Role.PARAMETER)["body.wte.weight"]
+    assert stats.mean_square**0.5 == pytest.approx(0.02)
+
+
 def test_a_builder_that_raises_is_told() -> None:
     def build() -> nn.Module:
         raise RuntimeError("no such file")

@@ -48,12 +48,14 @@ class Field(ABC):
             not covary with those of the forward pass.
         keep: Entries that count in a softmax (a mask was added), as a boolean
             tensor that broadcasts against the last dimensions; None for all.
+        hidden: What stands at the others; the table does not count them.
     """
 
     def __init__(self, shape: Sequence[int], *, cotangent: bool = False) -> None:
         self.shape = tuple(int(n) for n in shape)
         self.cotangent = cotangent
         self.keep: torch.Tensor | None = None
+        self.hidden = 0.0
 
     @cached_property
     @abstractmethod

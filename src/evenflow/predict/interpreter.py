@@ -194,6 +194,8 @@ class Interpreter(TorchDispatchMode):
             with _NoDispatch():
                 table = found.table
                 square = table.mean_square
+                if found.keep is not None and math.isfinite(found.hidden) and found.hidden:
+                    return _with_hidden(tensor, found)
                 beta = log_variance(found, one_sample=one_sample) if square > 0 else 0.0
         except Exception as error:  # as for rules
             self._tell(f"a {type(found).__name__.lower()} field of shape {list(found.shape)}", error)
@@ -397,6 +399,15 @@ def _unwritten(like: Tensor) -> Leaf | None:
 
 def _known(values: Tensor) -> Leaf:
     return Leaf(None, values)
+
+
+def _with_hidden(tensor: Tensor, scores: Field) -> Stats:
+    """Statistics of masked scores, the large negative numbers that hide keys included."""
+    assert scores.keep is not None
+    seen = float(scores.keep.float().mean())
+    mean = seen * scores.table.average + (1 - seen) * scores.hidden
+    square = seen * scores.mean_square + (1 - seen) * scores.hidden**2
+    return PredictedStats(tensor.numel(), mean, square, log_variance=0.0)
 
 
 def _layout(name: str, args: Any) -> dict[str, Any]:

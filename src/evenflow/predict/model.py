@@ -40,8 +40,7 @@ def build_on_meta(build: Callable[[], nn.Module], interpreter: Interpreter) -> n
     with interpreter, torch.device("meta"), KeptNumbers(), _Initialisers(interpreter):
         try:
             model = build()
-            if hasattr(model, "initialize_weights"):  # transformers does not initialise on the meta device
-                model.initialize_weights()  # type: ignore[operator]
+            _initialise(model)
         except Exception as error:
             raise ModelError(
                 f"The builder raised {type(error).__name__} while running without weights "
@@ -58,6 +57,15 @@ def build_on_meta(build: Callable[[], nn.Module], interpreter: Interpreter) -> n
                 "with its weights."
             )
     return model
+
+
+def _initialise(model: Any) -> None:
+    """Let models of transformers, also inside others, fill their weights: on the meta device they do not."""
+    if hasattr(model, "initialize_weights"):
+        model.initialize_weights()
+    elif isinstance(model, nn.Module):
+        for child in model.children():
+            _initialise(child)
 
 
 @contextlib.contextmanager

@@ -283,13 +283,13 @@ def apply(
     Raises:
         NotImplementedError: It mixes several fields in a way that has no rule.
     """
-    if name in ("add", "sub") and (masked := _added_mask(args, shape)) is not None:
-        return masked
+    if name in ("add", "sub") and (scores := _added_mask(args, shape)) is not None:
+        return scores
     args = [_number(arg) for arg in args]
-    keep = next((arg.keep for arg in args if isinstance(arg, Field) and arg.keep is not None), None)
+    masked = next((arg for arg in args if isinstance(arg, Field) and arg.keep is not None), None)
     result = _apply(op, name, args, options, shape)
-    if keep is not None:
-        result.keep = keep
+    if masked is not None:
+        result.keep, result.hidden = masked.keep, masked.hidden
     return result
 
 
@@ -318,7 +318,7 @@ def _added_mask(args: Sequence[Any], shape: Sequence[int]) -> Field | None:
             ):
                 from evenflow.predict.rules.indexing import with_mask
 
-                return with_mask(x, ~low, shape)
+                return with_mask(x, ~low, shape, float(mask.values[low].mean()))
     return None
 
 

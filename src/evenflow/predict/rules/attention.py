@@ -15,6 +15,7 @@ measured Flows name the same ops.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
@@ -88,13 +89,13 @@ def _probabilities(
     shape = (*q.shape[:3], k.shape[2])
     scores = product(shape, contraction(shape, q, k, "bhid,bhjd->bhij"), factor)
     if causal:
-        scores = with_mask(scores, _causal(*shape[2:]), shape)
+        scores = with_mask(scores, _causal(*shape[2:]), shape, -math.inf)
     elif mask is not None:
         if not isinstance(mask, Leaf) or mask.values is None:
             raise NoRuleError("attention with a mask that is not known")
         low = mask.values < MASKED
         if bool(low.any()):
-            scores = with_mask(scores, ~low, shape)
+            scores = with_mask(scores, ~low, shape, -math.inf)
     return Softmax(scores, 3), factor
 
 

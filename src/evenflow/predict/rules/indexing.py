@@ -256,15 +256,16 @@ def _choose(output: Any, *args: Any) -> Field:
                 )
             )
             if number < -1e4 and isinstance(value, Field):
-                return with_mask(value, kept, output.shape)
+                return with_mask(value, kept, output.shape, number)
     shape = output.shape
     yes_part = product(shape, Leaf(measured(holds), holds), yes)
     no_part = product(shape, Leaf(measured(~holds), ~holds), no)
     return apply(None, "add", [yes_part, no_part], {}, shape)  # type: ignore[arg-type]
 
 
-def with_mask(x: Field, keep: torch.Tensor, shape: Sequence[int]) -> Field:
-    """Scores of which only some count; the field itself is unchanged."""
+def with_mask(x: Field, keep: torch.Tensor, shape: Sequence[int], hidden: float) -> Field:
+    """Scores of which only some count, with ``hidden`` at the others; the field itself is unchanged."""
     masked = Made(shape, (x,), lambda t: t, ("masked", tuple(shape)))
     masked.keep = keep if x.keep is None else keep & x.keep
+    masked.hidden = hidden
     return masked

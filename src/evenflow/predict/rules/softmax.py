@@ -14,13 +14,13 @@ share o of them:
 averaged over the query and key pairs of each class. For large D (r no longer the
 right ratio, the largest score wins) r is found from simulated rows.
 
-Backward, g_s = p (g − Σ_k p_k g_k), with g independent of p.
+Backward, g_s = p (g − Σ_k p_k g_k), with g independent of p; the part of it that
+a saturated p holds back is simulated too.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, final
@@ -32,7 +32,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from evenflow.predict.axes import Array, Axis, Indices, joined, plain
 from evenflow.predict.fields import Field
 from evenflow.predict.pointwise import apply, product
-from evenflow.predict.rules.peaked import effective_ratio
+from evenflow.predict.rules.peaked import by_count, effective_ratio, log_sum, unsaturated
 from evenflow.predict.rules.reductions import summed
 from evenflow.predict.rules.registry import Context, NoRuleError, rule
 from evenflow.predict.table import Table, align
@@ -281,8 +281,8 @@ class Softmax(Field):
         def by_query(values: Array) -> Array:
             return values.reshape(shape)
 
-        n = round(float(np.mean(mask.count)))
-        ratio = effective_ratio(n, full, spread)
+        counts = by_query(mask.count)
+        ratio = by_count(effective_ratio, counts, full, spread)
         omega = by_query(mask.overlap)
         norm = 1 / (1 + omega * (ratio - 1))
         agree = (ratio * norm)[..., None] * mask.agree.reshape(*shape, S)
@@ -298,6 +298,7 @@ class Softmax(Field):
                 average = average if table.first_axis(query) < at else average.T
             mean = np.broadcast_to(average.reshape(means), [a.segments for a in table.axes])
         else:
+            agree = agree * by_count(unsaturated, counts, full, spread)[..., None]
             agree, apart_p = self._cotangent(g, mask, at, shape, agree, apart_p)
         stacked = np.concatenate([apart_p.reshape(*apart_p.shape[:-2], S * S), agree], -1)
         stacked = np.broadcast_to(stacked, (*spread.shape, keys.classes))
@@ -379,11 +380,12 @@ class LogSoftmax(Field):
     def table(self) -> Table:
         """Mean and pair table."""
         table = self.x.table.single(self.dim).centred_over([self.dim])
-        log_sum = math.log(self.shape[self.dim] if self.shape else 1) + table.mean_square / 2
+        n = self.shape[self.dim] if self.shape else 1
+        total = log_sum(n, table.mean_square * n / max(n - 1, 1))
         assert table.mean is not None
-        mean = table.mean - log_sum
+        mean = table.mean - total
         left, right = table.sides(table.mean)
-        return Table(table.dims, table.second - left * right + (left - log_sum) * (right - log_sum), mean)
+        return Table(table.dims, table.second - left * right + (left - total) * (right - total), mean)
 
 
 @rule("_log_softmax", "log_softmax")

@@ -46,9 +46,9 @@ def rearranged(
     else:
         result = Made(shape, (x,), of_table, key)
     if x.keep is not None and of_values is not None and tuple(x.keep.shape) == x.shape:
-        result.keep = of_values(x.keep)
+        result.keep, result.hidden = of_values(x.keep), x.hidden
     elif x.keep is not None and x.shape[-2:] == shape[-2:]:
-        result.keep = x.keep
+        result.keep, result.hidden = x.keep, x.hidden
     context.made[id(x), key] = (x, result)
     return result
 
