@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from evenflow.fix import Tried
-from evenflow.fix.outcome import Verdict, ranked
+from evenflow.fix.outcome import Proof, Verdict, proved, ranked
 from evenflow.surgery import ClipGradient, Patch, SetLearningRate
 
 
@@ -28,6 +29,8 @@ def _tried(*differences: float, size: int = 1, baseline: float = 0.5) -> Tried:
         ((-0.30, -0.31, -0.29), Verdict.REFUTED),
         ((0.0, 0.0, 0.0), Verdict.REFUTED),
         ((0.3,), Verdict.INCONCLUSIVE),  # one seed has no interval
+        ((0.003, 0.003, 0.003), Verdict.CONFIRMED),  # .6 % of .5
+        ((0.002, 0.002, 0.002), Verdict.INCONCLUSIVE),  # .4 %: for certain, and nothing worth having
     ],
 )
 def test_the_whole_interval_decides(differences: tuple[float, ...], verdict: Verdict) -> None:
@@ -38,6 +41,35 @@ def test_a_baseline_that_broke_is_worse_than_any_patched_score() -> None:
     trial = Tried(Patch([ClipGradient()]), "clip", "", 20, (-math.inf,) * 3, (0.2, 0.3, 0.25), 1.0)
     assert min(trial.differences) > 0
     assert trial.verdict is Verdict.CONFIRMED
+
+
+@pytest.mark.parametrize(("end", "verdict"), [(0.9, Verdict.CONFIRMED), (0.5, Verdict.REFUTED)])
+def test_a_gain_in_short_trials_counts_only_if_it_lasts_to_the_end(end: float, verdict: Verdict) -> None:
+    assert replace(_tried(0.3, 0.3), proof=Proof(200, 0.5, end)).verdict is verdict
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "better"),
+    [
+        (0.314, 0.311, False),
+        (0.996, 1.0, False),
+        (0.98, 1.0, True),
+        (-6.855, -6.850, False),
+        (-math.inf, -9.0, True),
+        (-math.inf, -math.inf, False),
+        (0.2, -math.inf, False),
+    ],
+)
+def test_a_whole_training_is_better_by_a_gain_worth_having(before: float, after: float, better: bool) -> None:
+    assert Proof(200, before, after).better is better
+
+
+def test_whole_trainings_decide_over_short_trials_unless_they_end_alike() -> None:
+    fast, slow, other = _tried(0.40, 0.41, 0.40), _tried(0.30, 0.31, 0.30, size=2), _tried(0.1, 0.11, 0.1)
+    fast, late = replace(fast, proof=Proof(200, 0.5, 0.6)), replace(slow, proof=Proof(200, 0.5, 0.9))
+    assert proved([fast, late, other]) == [late, fast, other]
+    alike = replace(slow, proof=Proof(200, 0.5, 0.601))
+    assert proved([fast, alike, other]) == [fast, alike, other]
 
 
 def test_the_smallest_comes_first_among_those_as_good() -> None:

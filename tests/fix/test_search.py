@@ -13,6 +13,7 @@ from evenflow.errors import EvenflowError
 from evenflow.fix import Outcome
 from evenflow.fix.candidates import Candidate
 from evenflow.fix.course import Course
+from evenflow.fix.outcome import Verdict
 from evenflow.fix.search import searched
 from evenflow.parallel import Workers
 from evenflow.surgery import Patch, SetLearningRate
@@ -192,3 +193,58 @@ def test_a_learning_rate_that_works_is_tuned() -> None:
     assert [_factor(found.patch) for found in outcome.patches] == [30.0, 10.0]
     refuted = {_factor(one.patch) for one in outcome.refuted}
     assert refuted == {100.0, 3.0, 1.0}
+
+
+class _Harmful(_Levels):
+    """What is better in trials of 40 steps is worse after 400, for all but one."""
+
+    lasts, noise = 4.0, 0.001
+
+    def __init__(self) -> None:
+        self.whole: list[float | None] = []
+
+    def _course(self, job: tuple[Patch | None, int, int]) -> Course:
+        patch, _seed, steps = job
+        if steps < 400 or patch is None:
+            return super()._course(job)
+        self.whole.append(_factor(patch))
+        return Course((0.5 if _factor(patch) == self.lasts else 1.1,) * steps, None, 0.0)
+
+
+def _proven(subject: _Levels, longest: int = 400) -> Outcome:
+    return searched(subject, (0, 1, 2), 40, Workers(), longest=longest, prove=True)  # type: ignore[arg-type]
+
+
+def test_what_is_worse_in_the_end_is_not_offered() -> None:
+    subject = _Harmful()
+    subject.lasts = 2.0
+    outcome = _proven(subject)
+    assert subject.whole[:2] == [7.0, 6.0]
+    assert [_factor(one.patch) for one in outcome.patches] == [2.0]
+    refuted = [one for one in outcome.trials if one.proof is not None and one not in outcome.patches]
+    assert {one.verdict for one in refuted} == {Verdict.REFUTED}
+
+
+def test_nothing_is_offered_if_all_that_were_trained_to_the_end_are_worse_there() -> None:
+    subject = _Harmful()
+    subject.lasts = 0.0
+    outcome = _proven(subject)
+    assert len(subject.whole) == 4
+    assert outcome.patches == ()
+
+
+def test_a_gain_that_lasts_is_proven_beside_one_other_and_no_more() -> None:
+    subject = _Harmful()
+    subject.lasts = 7.0
+    outcome = _proven(subject)
+    assert subject.whole == [7.0, 6.0]
+    assert outcome.patches[0].proof is not None
+    assert _factor(outcome.patches[0].patch) == 7.0
+
+
+def test_trials_that_were_whole_trainings_need_no_other() -> None:
+    subject = _Levels()
+    subject.noise = 0.001
+    outcome = _proven(subject, longest=40)
+    assert outcome.patches
+    assert not any(one.proof for one in outcome.trials)

@@ -14,6 +14,9 @@ promising, one edit more at a time, for as long as the larger patch is confirmed
 Last its learning rate, if it sets one, is tried higher and lower.
 *Last resorts.* Where nothing is confirmed, doubtful gains are tried from more seeds, then
 pairs of patches, then longer trials, for some cures show late.
+*Proof.* What helps at first may harm in the end. So the best two are trained to the end beside
+the program, and the next ones while none of these is better there; the check has
+trained the program to its end as well. If none is better, none is offered.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ from evenflow.check import Report, check
 from evenflow.errors import EvenflowError
 from evenflow.fix.candidates import Candidate, at_other_rates, left_out
 from evenflow.fix.course import Course
-from evenflow.fix.outcome import Outcome, Refuted, Tried, Verdict, ranked
+from evenflow.fix.outcome import Outcome, Proof, Refuted, Tried, Verdict, proved, ranked
 from evenflow.fix.remedy import Case
 from evenflow.fix.subject import Job, OfProgram, Subject
 from evenflow.lab.verdict import number
@@ -65,6 +68,11 @@ MISSES = 2
 LONGER = 4
 """Length of the last trials of all, in trials, if nothing else was confirmed."""
 
+PROVEN = 2
+"""Patches that are trained to the end before one is offered: the fastest is not always the best."""
+ATTEMPTS = 4
+"""Patches that are trained to the end at most, while none is better there."""
+
 
 class Track(Protocol):
     """Passes items through and shows how far they got, under a title."""
@@ -90,6 +98,7 @@ def fix(
     steps: int | None = None,
     ignore: Iterable[str] = (),
     insist: bool = False,
+    prove: bool = True,
     workers: Workers | None = None,
     track: Track = silently,
 ) -> Outcome:
@@ -105,6 +114,8 @@ def fix(
             architecture.
         insist: Whether notes are reason enough to try something, or no finding at all where the
             model's structure is, for a training that is known to fail although nothing is an alarm.
+        prove: Whether the best are trained to the end, up to five whole trainings, and only what is
+            better there is offered.
         workers: Who trains; this process by default. Other processes must be able to
             pickle the program, which cloudpickle does for most closures.
         track: Is told how far the search is.
@@ -133,7 +144,7 @@ def fix(
     if steps is None:
         short = program.steps <= 2 * SHORTEST
         steps = program.steps if short else max(SHORTEST, round(SHARE * program.steps))
-    return searched(subject, tuple(seeds), steps, workers, track, longest=program.steps)
+    return searched(subject, tuple(seeds), steps, workers, track, longest=program.steps, prove=prove)
 
 
 def searched(
@@ -144,6 +155,7 @@ def searched(
     track: Track = silently,
     *,
     longest: int = 0,
+    prove: bool = False,
 ) -> Outcome:
     """The search itself; after Ctrl-C what was found until then.
 
@@ -154,10 +166,13 @@ def searched(
         workers: Who trains.
         track: Is told how far the search is.
         longest: Length of the whole training, up to which a trial may be longer; if it is not known, none is.
+        prove: Whether the best are trained for that long.
     """
     search = _Search(subject, seeds, steps, workers, track, max(steps, min(longest, LONGER * steps)))
     try:
         search.run()
+        if prove:
+            search.prove(longest)
     except KeyboardInterrupt:
         return search.outcome(interrupted=True)
     return search.outcome()
@@ -208,11 +223,30 @@ class _Search:
             missed = 0 if self._try(grown) else missed + 1
         self._try(self._tuned())
 
+    def prove(self, steps: int) -> None:
+        """Train the best to the end, until one is better there than the program as it is."""
+        confirmed = ranked(self._confirmed())
+        if any(trial.steps >= steps for trial in confirmed):  # trials that were whole trainings
+            return
+        finalists = confirmed[:ATTEMPTS]
+        while finalists and not any(trial.proof for trial in self._confirmed()):
+            now, finalists = finalists[:PROVEN], finalists[PROVEN:]
+            jobs: list[Job] = [(None, self.seeds[0], steps)]
+            jobs += [(trial.patch, self.seeds[0], steps) for trial in now]
+            baseline, *courses = self._trained(jobs, f"proof, {steps} steps")
+            for trial, course in zip(now, courses, strict=True):
+                other = _other_loss(trial.patch)
+                proof = Proof(steps, baseline.score(other_loss=other), course.score(other_loss=other))
+                self.trials[self.trials.index(trial)] = replace(trial, proof=proof)
+
     def outcome(self, *, interrupted: bool = False) -> Outcome:
         """What is known by now."""
+        offered = proved(ranked(self._confirmed()))
+        if any(trial.proof for trial in self.trials) and not any(trial.proof for trial in offered):
+            offered = []
         return Outcome(
             self.subject.report,
-            tuple(replace(one, flow=self.subject.flow(one.patch)) for one in ranked(self._confirmed())),
+            tuple(replace(one, flow=self.subject.flow(one.patch)) for one in offered),
             tuple(self.trials),
             tuple(self.refuted),
             tuple(dict.fromkeys(self.advice)),

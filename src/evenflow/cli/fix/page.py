@@ -10,7 +10,7 @@ from jinja2.utils import htmlsafe_json_dumps
 
 from evenflow import __version__
 from evenflow.cli.fix.pictures import pictures
-from evenflow.cli.fix.table import cells, lengths, ranked, verdict
+from evenflow.cli.fix.table import cells, ending, lengths, ranked, verdict
 from evenflow.cli.lab.charts import spec
 from evenflow.fix import Outcome
 from evenflow.fix.outcome import Verdict
@@ -47,7 +47,12 @@ def render_page(outcome: Outcome, subject: str, code: str = "") -> str:
         seeds=len(outcome.trials[0].baseline) if outcome.trials else 0,
         steps=lengths(outcome),
         rows=[
-            {**cells(one), "tone": _TONES[one.verdict], "sign": _SIGNS[one.verdict], "reason": one.reason}
+            {
+                **cells(one),
+                "tone": _TONES[one.verdict],
+                "sign": _SIGNS[one.verdict],
+                "reason": ". ".join(filter(None, (one.reason, ending(one)))),
+            }
             for one in ranked(outcome)
         ],
         pictures=[{"it": one} for one in shown],

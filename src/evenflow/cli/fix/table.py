@@ -38,6 +38,18 @@ def cells(trial: Tried) -> dict[str, str]:
     }
 
 
+def ending(trial: Tried) -> str:
+    """What came of it after the whole training, as a sentence; empty if that was not tried."""
+    if trial.proof is None:
+        return ""
+    proof = trial.proof
+    told = "better" if proof.better else "no better"
+    return (
+        f"After the whole training, {proof.steps} steps: {number(proof.patched)} with it, "
+        f"{number(proof.baseline)} without; {told} in the end."
+    )
+
+
 def lengths(outcome: Outcome) -> str:
     """Steps of the trials; where the first found nothing, later ones were longer."""
     return " or ".join(str(steps) for steps in sorted({trial.steps for trial in outcome.trials})) or "0"
@@ -47,6 +59,8 @@ def verdict(outcome: Outcome) -> str:
     """All of it in a sentence."""
     if outcome.report.healthy:
         return "Nothing to fix."
+    if not outcome.patches and any(trial.proof for trial in outcome.trials):
+        return "No patch is better after the whole training, though some train faster at first."
     if not outcome.patches:
         return "No patch was confirmed. Longer trials (--steps) and more --seeds may tell more."
     best = outcome.patches[0].patch.describe()
@@ -78,6 +92,9 @@ def show(outcome: Outcome, console: Console, *, everything: bool) -> None:
             style="dim",
             highlight=False,
         )
+        for trial in ranked(outcome):
+            if trial.proof is not None:
+                console.print(f"{trial.patch.describe()}: {ending(trial)}", highlight=False)
     if outcome.patches:
         from evenflow.cli.fix.pictures import pictures
 
