@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from evenflow.diagnose import CauseName, Severity, diagnose
+from evenflow.measure import measure
 from tests.diagnose.runs import Output, Weight, run
 from tests.diagnose.training import Optimizer, alarms, classify, clusters, curve, net, only, squared, train
 
@@ -170,6 +171,27 @@ def test_a_regression_at_its_noise_floor_is_healthy() -> None:
     data = (x, y + torch.randn(len(y)))
     made = train(model, torch.optim.Adam(model.parameters(), 1e-3), data, squared, steps=200)
     assert diagnose(made, select=("EF6", "EF7")).alarms == ()
+
+
+def test_steps_that_overshoot_keep_the_loss_above_what_frequencies_cost() -> None:
+    output, target = torch.randn(256, 10), torch.arange(256) // 200  # 200 of one class, 56 of another
+    first = {"": measure(nn.Linear(10, 10), output, lambda y: nn.functional.cross_entropy(y, target))}
+    cost = -sum(n / 256 * math.log(n / 256) for n in (200, 56))
+
+    def stuck(end: float, leap: float = 12.0, falls: float = 0.0) -> list[str]:
+        made = run(
+            200,
+            Weight("2.weight", update=5e-3),
+            HEAD,
+            loss=lambda s: leap if s == 1 else end + max(2.3 - end, 0) * math.exp(-s / 5) - falls * s / 200,
+        )
+        return [one.message for one in diagnose(made, select=RULE, first=first).alarms]
+
+    assert len(stuck(1.3 * cost)) == 1
+    assert f"costs no more ({cost:.2g} in the first batch)" in stuck(1.3 * cost)[0]
+    assert stuck(0.8 * cost) == [], "it knows more than frequencies"
+    assert stuck(1.3 * cost, leap=2.3) == [], "every language model is there at first"
+    assert stuck(1.9 * cost, falls=0.5 * cost) == [], "it still falls"
 
 
 def test_a_loss_that_steps_throw_about_need_not_be_flat() -> None:

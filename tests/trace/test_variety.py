@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -131,6 +132,42 @@ def test_entropy_of_attention(kind: str, fused: bool, scale: float, generator: t
     flow = measure(Attention(mask, fused=fused, causal=kind == "causal"), (q.detach().requires_grad_(), k))
     (row,) = [row for row in flow.select(Role.ACTIVATION) if row.entropy is not None]
     assert row.entropy == pytest.approx(entropy(scores), rel=1e-5)
+
+
+def zipf(samples: int, classes: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Labels that come as 1, 1/2, 1/3 …, and these frequencies."""
+    shares = 1.0 / torch.arange(1.0, classes + 1.0, dtype=torch.float64)
+    shares /= shares.sum()
+    return torch.multinomial(shares, samples, replacement=True, generator=generator), shares
+
+
+def entropy_of_classes(output: Tensor, target: Tensor, **more: Any) -> float | None:
+    model = nn.Linear(output.shape[-1], output.shape[-1])
+    flow = measure(model, output, lambda y: F.cross_entropy(y, target, **more))
+    return next(row.entropy for row in flow.select(Role.ACTIVATION) if row.site.op == "nll_loss_forward")
+
+
+def test_entropy_of_classes_is_that_of_their_source(generator: torch.Generator) -> None:
+    """Against what they were drawn from: 300 classes, of which a batch of 700 does not show all."""
+    target, shares = zipf(700, 300, generator)
+    truth = -float((shares * shares.log()).sum()) / math.log(300)
+    assert len(target.unique()) < 250
+    found = entropy_of_classes(torch.randn(700, 300, generator=generator), target)
+    assert found == pytest.approx(truth, rel=0.05)
+
+
+def test_what_a_loss_ignores_is_no_class_and_too_few_labels_tell_nothing(generator: torch.Generator) -> None:
+    output, even = torch.randn(64, 4, generator=generator), torch.arange(64) % 4
+    whole = entropy_of_classes(output, even)
+    assert whole == pytest.approx(1.0, abs=1e-6)
+    half = torch.where(torch.arange(64) < 32, even, -100)
+    assert entropy_of_classes(output, half) == pytest.approx(1.0, abs=1e-3)
+    assert entropy_of_classes(output, torch.zeros(64, dtype=torch.long)) is None, "one class alone"
+    assert entropy_of_classes(output, (torch.arange(64) == 5).long()) is None, "one of a class"
+    assert entropy_of_classes(output, even, weight=torch.ones(4)) is None
+    assert entropy_of_classes(output, even, reduction="sum") is None
+    rare, _ = zipf(64, 3000, generator)
+    assert entropy_of_classes(torch.randn(64, 3000, generator=generator), rare) is None
 
 
 def rows_of(flow: Flow, role: Role) -> list[Row]:

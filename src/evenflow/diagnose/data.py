@@ -12,6 +12,8 @@ SQUARED = frozenset({"mse_loss"})
 """Squared errors in one op."""
 DISTANCES = SQUARED | {"l1_loss", "smooth_l1_loss", "huber_loss"}
 """Losses that measure how far an output is from a target, in one op."""
+CLASSIFIED = frozenset({"nll_loss_forward", "nll_loss2d_forward"})
+"""Cross-entropies of classes, in one op after the log-softmax."""
 _SIZES = frozenset({"pow", "abs", "square", "mul", "log_cosh", "linalg_vector_norm", "norm"})
 """What is made of a difference to measure its size."""
 _SAME = 1e-3
@@ -64,6 +66,21 @@ def target_of_squares(flow: Flow, graph: OpGraph) -> Stats | None:
         is_mean = loss <= (output.stats.rms + target.stats.rms) ** 2 * (1.0 + _SAME)  # a sum is larger
         if is_whole and is_mean:
             return target.stats
+    return None
+
+
+def cost_of_frequencies(flow: Flow, graph: OpGraph) -> float | None:
+    """What giving every class as often as it comes costs, in nats; None unless the loss is one cross-entropy.
+
+    The frequencies are those of the batch; see ``entropy`` of :class:`evenflow.flow.Row`.
+    """
+    loss = flow.metadata.get("loss")
+    for row in graph.activations.values():
+        if row.site.op not in CLASSIFIED or row.entropy is None or row.stats is None or loss is None:
+            continue
+        shape = next((source.shape for source in graph.sources(row)), ())
+        if shape and math.isclose(row.stats.mean, loss, rel_tol=_SAME):
+            return row.entropy * math.log(shape[min(1, len(shape) - 1)])
     return None
 
 

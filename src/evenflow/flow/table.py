@@ -39,8 +39,10 @@ class Row:
             over pairs a ≠ b, which is 1 − c of mean-field theory (Poole 2016).
         token_spread: The same along the second axis of tensors [batch, tokens, units],
             over pairs within a sample.
-        entropy: Softmax and fused attention only: mean entropy of the rows over
-            that of rows that weigh all keys in sight alike: 0 one key, 1 all.
+        entropy: Softmax and fused attention: mean entropy of the rows over
+            that of rows that weigh all keys in sight alike: 0 one key, 1 all. Mean
+            losses that read classes (``nll_loss``): entropy of the frequencies of these
+            over that of all classes alike, estimated for more batches like this one.
         twin_fraction: Matrices of parameters and their gradients only: share of
             the rows (units) that are not zero and equal another one.
         half_width: Predicted rows only: half-width, in decades of RMS, of the

@@ -1,15 +1,21 @@
-"""How much differs within a tensor: samples, tokens, the keys of an attention, the units of a layer.
+"""How much differs within a tensor: samples, tokens, keys of an attention, classes, units of a layer.
 
 * *Spread* of samples: 1 − E⟨x_a, x_b⟩ / E‖x_a‖² over pairs of different samples, the
   1 − c of mean-field theory. It is 1 for independent samples of mean zero and 0
   where all are alike. From the variance over samples: Σ Var_b(x) / mean_b ‖x_b‖².
 * *Entropy* of an attention row p over n keys in sight: −Σ p log p / log n.
+* *Entropy* of the classes that a loss reads, n of C in the model's output: that of their
+  frequencies over log C, the cost of a guess that knows these alone. A batch shows only
+  some classes, so it is estimated as −Σ p̃ log p̃ / (1 − (1 − p̃)ⁿ), p̃ = k p, where the
+  coverage k is 1 less the share of classes seen once (Good's) [Chao 2003].
 * *Twins*: rows of a matrix that equal another row.
 
 References:
     Poole et al., "Exponential expressivity in deep neural networks through
     transient chaos", NeurIPS 2016, eq. 5 (c); Zhai et al., "Stabilizing
-    Transformer Training by Preventing Attention Entropy Collapse", ICML 2023.
+    Transformer Training by Preventing Attention Entropy Collapse", ICML 2023;
+    Chao & Shen, "Nonparametric estimation of Shannon's index of diversity when there
+    are unseen species in sample", Environ. Ecol. Stat. 2003, eq. 7.
 """
 
 from __future__ import annotations
@@ -29,7 +35,13 @@ _OUT_OF_SIGHT = 5000.0
 """A score this far below the largest of its row is masked: masks are −∞, the format's end or −10⁴."""
 _EQUAL = 1e-6
 """Relative distance up to which rows are twins: a few roundings of float32."""
+_COVERED = 0.8
+"""Coverage below which frequencies are not known: with less, the mean estimate for Zipf's law over 100 to
+10 000 classes is up to 23 % too low, with more within 2 % (simulated for 100 to 2000 samples)."""
+_SURE = 0.1
+"""Relative standard error of the estimate above which frequencies are not known (a judgement)."""
 _SOFTMAX = ("_softmax", "_safe_softmax")
+_CLASSES = ("nll_loss_forward", "nll_loss2d_forward")
 _FUSED = (
     "_scaled_dot_product_flash_attention",
     "_scaled_dot_product_flash_attention_for_cpu",
@@ -65,7 +77,7 @@ def _spread(x: Tensor) -> float | None:
 
 
 def entropy(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], output: Tensor) -> float | None:
-    """Mean entropy of attention rows over that of even rows; None for other ops.
+    """Mean entropy of attention rows, or of a loss's classes, over that of even ones; None for other ops.
 
     Args:
         func: The op.
@@ -74,6 +86,8 @@ def entropy(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], output: T
         output: Its output.
     """
     name = func._schema.name.split("::")[1]
+    if name in _CLASSES:
+        return _class_entropy(*args)
     if name in _SOFTMAX and output.ndim > 2:
         axis = args[1] % output.ndim
         return _mean_entropy(output.movedim(axis, -1), args[0].movedim(axis, -1))
@@ -82,6 +96,30 @@ def entropy(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], output: T
         scores = _scores(**dict(zip(names, args, strict=False)), **kwargs)
         return None if scores is None else _mean_entropy(scores.softmax(-1), scores)
     return None
+
+
+def _class_entropy(
+    output: Tensor, target: Tensor, weight: Tensor | None, reduction: int, ignored: int
+) -> float | None:
+    """Entropy of the classes ``target`` [samples, …] over log C, for ``output`` [samples, C, …].
+
+    None unless the loss is a plain mean (``reduction`` 1, no weights), or where too few samples were seen.
+    """
+    classes = output.shape[1] if output.ndim > 1 else output.shape[0]
+    labels = target[target != ignored]
+    if weight is not None or reduction != 1 or classes < 2 or not labels.numel():
+        return None
+    counts = labels.unique(return_counts=True)[1].cpu().double()
+    size = float(counts.sum())
+    coverage = 1.0 - float((counts == 1).sum()) / size
+    shares = counts / size
+    costs = -shares.log()
+    error = math.sqrt(float((shares * (costs - (shares * costs).sum()) ** 2).sum()) / size)
+    seen = coverage * shares
+    found = float((torch.special.entr(seen) / (1.0 - (1.0 - seen) ** size)).sum())
+    if coverage < _COVERED or len(counts) < 2 or error > _SURE * found:
+        return None
+    return min(found / math.log(classes), 1.0)
 
 
 def _mean_entropy(weights: Tensor, scores: Tensor) -> float | None:

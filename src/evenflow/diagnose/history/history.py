@@ -15,7 +15,7 @@ from typing import Any, final
 
 import numpy as np
 
-from evenflow.diagnose.data import target_of_squares
+from evenflow.diagnose.data import cost_of_frequencies, target_of_squares
 from evenflow.diagnose.graph import op_graph
 from evenflow.diagnose.history.grid import COLUMNS, Floats, Grid, Integers, grids
 from evenflow.diagnose.history.loss import LossCurve
@@ -294,6 +294,21 @@ class History:
                 continue
             if target is not None and target.count >= SAMPLE:
                 return target.mean_square - target.mean**2
+        return None
+
+    @cached_property
+    def frequencies(self) -> float | None:
+        """What giving each class as often as it comes costs, by the first batch; None if not known.
+
+        Known for a mean cross-entropy whose first batch was measured and shows what classes there are.
+        """
+        for flow in self.measured.values():
+            try:
+                cost = cost_of_frequencies(flow, op_graph(flow))
+            except CannotJudgeError:
+                continue
+            if cost is not None:
+                return cost
         return None
 
     @cached_property

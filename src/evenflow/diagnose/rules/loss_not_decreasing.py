@@ -83,16 +83,18 @@ that are far too small change nothing; inputs or targets of the wrong scale make
 step one or the other; a gradient that vanishes, a loss that does not fit the output or
 a part that is cut off leave nothing to step along (EF101, EF201, EF202, EF501, EF502).""",
         mathematics="""\
-Guessing among C classes costs ln C. A step −η·g lowers the loss by η‖g‖² to first
-order and raises it by ½η²gᵀHg to second. With ½λx² the ratio η‖g‖²/L is 2ηλ: above 4
-steps of gradient descent diverge. Conversely no step u lowers the loss by more than
-‖g‖‖u‖, so that L/(‖g‖‖u‖) steps are needed at least.""",
+Guessing among C classes costs ln C, or −Σ p ln p if one knows how often each comes. A
+step −η·g lowers the loss by η‖g‖² to first order and raises it by ½η²gᵀHg to second.
+With ½λx² the ratio η‖g‖²/L is 2ηλ: above 4 steps of gradient descent diverge. Conversely
+no step u lowers the loss by more than ‖g‖‖u‖, so that L/(‖g‖‖u‖) steps are needed at least.""",
         detection="""\
 The median of the first losses is compared with the median of the last tenth, against
 noise that is estimated from differences of neighbours. It is flat if it fell by less
 than 2 %, or by less than three standard errors, over fifty steps or more; and it is
 guessing if it came down to ln C and stays there. Where steps are seen to overshoot,
-by Polyak's ratio or a leap of the loss in the first steps, less than 20 % is too little.
+by Polyak's ratio or a leap of the loss in the first steps, less than 20 % is too little,
+and so is a level that no longer falls and is not below the entropy of the frequencies of
+the classes; these are known where the first batch was measured, not of a stored run alone.
 So it is for a mean squared error that ends at the variance of the targets or above.
 A classifier that starts far below ln C, or a single output that starts below ln 2
 and moves by tiny steps, is being fine-tuned and is left alone, and so are adversarial
@@ -112,7 +114,7 @@ fails the wiring is at fault, if it succeeds the data or the step size.""",
 
     def check_run(self, history: History) -> Iterator[Finding]:
         """See :class:`~evenflow.diagnose.rule.RunRule`."""
-        from evenflow.diagnose.suspects import is_fine_tuning
+        from evenflow.diagnose.suspects import is_fine_tuning, overshoots
 
         for role in history.learners[:1]:  # roles that learn together share one loss
             curve = history.loss(role)
@@ -120,7 +122,9 @@ fails the wiring is at fault, if it succeeds the data or the step size.""",
                 continue
             if curve.end > RISES.value * curve.start or is_fine_tuning(history, role, curve):
                 continue
-            said = _stuck(history, curve) or _thrown(history, role, curve)
+            said = _stuck(history, curve)
+            if not said and overshoots(history, role, curve):
+                said = _thrown(curve) or _knows_frequencies(history, curve)
             if said:
                 yield _finding(history, role, curve, said)
 
@@ -148,15 +152,28 @@ def _stuck(history: History, curve: LossCurve) -> str:
     return ""
 
 
-def _thrown(history: History, role: str, curve: LossCurve) -> str:
-    """What a loss does that steps throw about, so that it hardly falls; empty if they do not."""
-    from evenflow.diagnose.suspects import overshoots
-
-    if curve.relative_fall >= SLOW.value or not overshoots(history, role, curve):
+def _thrown(curve: LossCurve) -> str:
+    """What a loss does that steps throw about, so that it hardly falls; empty if it falls."""
+    if curve.relative_fall >= SLOW.value:
         return ""
     return (
         f"The loss fell by {percent(max(curve.relative_fall, 0.0))} only, from {number(curve.start)} to "
         f"{number(curve.end)}, while steps overshot."
+    )
+
+
+def _knows_frequencies(history: History, curve: LossCurve) -> str:
+    """What a loss does that steps keep above the level that takes no look at the input; empty if it gets on.
+
+    Healthy language models spend their first steps at that level too: on it alone nothing is said.
+    """
+    cost = history.frequencies
+    falls = curve.drift > max(FLAT.value * curve.start, CHANCE.value * curve.error)
+    if cost is None or len(curve) < PATIENCE.value or curve.end < cost or falls:
+        return ""
+    return (
+        f"The loss stays at {number(curve.end)} while steps overshoot, and to give each class as often as it "
+        f"comes, whatever the input, costs no more ({number(cost)} in the first batch)."
     )
 
 
