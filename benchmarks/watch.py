@@ -58,7 +58,6 @@ from torch import Tensor, nn
 
 from evenflow.flow import Role
 from evenflow.watch import Watch, guard, watch, watcher
-from evenflow.watch.recorder import meter
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.measure import Case, gpt2, mlp, resnet
@@ -289,7 +288,7 @@ def compare(
     """Print the table of one net, after so many rounds or, from the tenth on, seconds."""
     started = time.perf_counter()
     clock = Clock(read)
-    for module in (guard, meter, watcher):
+    for module in (guard, watcher):
         vars(module)["perf_counter"] = clock.now
     torch.manual_seed(0)
     original = NETS[name]()

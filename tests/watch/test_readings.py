@@ -75,3 +75,23 @@ def test_sentinels_read_only_what_the_figures_have_not(reads: list[Tensor]) -> N
         program.step()
     assert run.trouble is None
     assert [list(one.shape) for one in reads] == [[9, 6]]  # the batch
+
+
+def test_who_asks_for_a_gradient_later_is_told_by_the_same_hook() -> None:
+    known, told = Readings(), list[tuple[str, float]]()
+    x = torch.ones(1, requires_grad=True) * 3.0
+    known.expect_gradient(x, lambda gradient: told.append(("first", gradient.item())))
+    known.on_gradient(x, lambda gradient: told.append(("second", gradient.item())))
+    assert len(x._backward_hooks or {}) == 1
+    (2.0 * x).backward()
+    assert told == [("first", 2.0), ("second", 2.0)]
+
+
+def test_what_a_tensor_was_before_it_changed_in_place_has_another_gradient() -> None:
+    known, told = Readings(), list[tuple[str, float]]()
+    x = torch.ones(1, requires_grad=True) * 3.0
+    known.expect_gradient(x, lambda gradient: told.append(("before", gradient.item())))
+    x.mul_(5.0)
+    known.on_gradient(x, lambda gradient: told.append(("after", gradient.item())))
+    (2.0 * x).backward()
+    assert told == [("after", 2.0), ("before", 10.0)]

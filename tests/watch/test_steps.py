@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from evenflow.flow import Role, Run, Status
-from evenflow.watch import Watch, watch
+from evenflow.watch import Watch, parameters, watch
 from tests.watch.programs import gan
 
 Loss = Callable[[Tensor], Tensor]
@@ -141,6 +141,13 @@ def test_residual_blocks_form_the_chain() -> None:
     assert list(flow.rms("activation")) == ["0", "1.inner", "1:output", "2.inner", "2:output", "3"]
 
 
+@pytest.fixture(params=["together", "one by one"])
+def reading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients read at the end of the backward pass, as small ones are, or each when it is complete."""
+    monkeypatch.setattr(parameters, "_WORTH_A_CALL", 1 << 30 if request.param == "together" else 1)
+
+
+@pytest.mark.usefixtures("reading")
 def test_clipping_is_seen_from_both_sides() -> None:
     model, optimizer = (m := net()), sgd(m)
     run = watched(
@@ -183,6 +190,7 @@ def test_a_clip_that_autograd_cannot_see() -> None:
     assert figures["gradient_norm_after_clipping"] < 0.1 * figures["gradient_norm_before_clipping"]
 
 
+@pytest.mark.usefixtures("reading")
 @pytest.mark.parametrize("set_to_none", [True, False])
 def test_accumulation_over_micro_batches(set_to_none: bool) -> None:
     model, optimizer = (m := net()), sgd(m)
@@ -217,6 +225,7 @@ def test_accumulation_over_micro_batches(set_to_none: bool) -> None:
         optimizer.zero_grad()
 
 
+@pytest.mark.usefixtures("reading")
 def test_scaling_accumulation_and_clipping_together() -> None:
     model, optimizer = (m := net()), sgd(m)
     scaler = torch.amp.GradScaler("cpu", init_scale=512.0)

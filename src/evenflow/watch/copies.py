@@ -32,6 +32,7 @@ class Copies:
 
     def __init__(self) -> None:
         self._kept: list[Tensor] = []
+        self._addresses, self._counts = where(self._kept)
         self._checksums: Numbers = np.zeros(0, np.int64)
 
     def take(self, page: Page, weights: Sequence[Tensor]) -> None:
@@ -44,9 +45,7 @@ class Copies:
         self._make_room(weights)
         compiled = page.compiled_for(weights)
         if compiled is not None:
-            addresses, counts = where(weights)
-            to, _ = where(self._kept)
-            compiled.keep(addresses, counts, to, self._checksums, page.address(0, len(weights)))
+            compiled.keep(*where(weights), self._addresses, self._checksums, page.address(0, len(weights)))
             return
         page.put_all(0, weights)
         self._checksums[:] = _UNKNOWN
@@ -68,16 +67,16 @@ class Copies:
         Returns:
             The differences; None where compiled code has taken them and kept none.
         """
-        old = [self._kept[place] for place in places]
         compiled = page.compiled_for(weights)
         if compiled is not None:
-            (addresses, counts), (to, now) = where(old), where(weights)
-            if not np.array_equal(counts, now):
+            chosen, (to, counts) = np.array(places, np.int64), where(weights)
+            if not np.array_equal(counts, self._counts[chosen]):
                 raise ValueError("a parameter got another size inside the optimizer's step")
-            checksums = self._checksums[list(places)]
-            compiled.change(addresses, to, counts, checksums, page.address(first, len(old)))
-            self._checksums[list(places)] = checksums
+            checksums = self._checksums[chosen]
+            compiled.change(self._addresses[chosen], to, counts, checksums, page.address(first, len(weights)))
+            self._checksums[chosen] = checksums
             return None
+        old = [self._kept[place] for place in places]
         self._checksums[:] = _UNKNOWN
         if old:
             with torch.no_grad():
@@ -88,6 +87,7 @@ class Copies:
     def clear(self) -> None:
         """Give the memory back."""
         self._kept, self._checksums = [], np.zeros(0, np.int64)
+        self._addresses, self._counts = where(self._kept)
 
     def _make_room(self, weights: Sequence[Tensor]) -> None:
         fits = [_alike(old, now) for old, now in zip(self._kept, weights, strict=False)]
@@ -99,6 +99,7 @@ class Copies:
             torch.empty_like(now, requires_grad=False) if place is None else self._kept[place]
             for now, place in zip(weights, known, strict=True)
         ]
+        self._addresses, self._counts = where(self._kept)
         self._checksums = np.array(
             [_UNKNOWN if place is None else self._checksums[place] for place in known], np.int64
         )

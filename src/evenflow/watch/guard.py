@@ -32,8 +32,12 @@ class Guard:
         self.paused = False
         """Whether hooks do nothing, because evenflow itself runs the model."""
 
-    def timed(self, hook: Callable[..., None]) -> Callable[..., None]:
+    def timed(
+        self, hook: Callable[..., None], spent: Callable[[float], None] | None = None
+    ) -> Callable[..., None]:
         """The hook with its time taken and its failures kept from training.
+
+        ``spent`` is told the seconds, as the governor is.
 
         Traced into a compiled graph it is nothing; see :mod:`evenflow.watch.graph`.
         """
@@ -46,7 +50,10 @@ class Guard:
                 hook(*args)
             except Exception as error:
                 self.fail(error)
-            self._governor.spend(perf_counter() - began)
+            seconds = perf_counter() - began
+            self._governor.spend(seconds)
+            if spent is not None:
+                spent(seconds)
 
         return timed
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evenflow.watch.moments import Page, Rows, flat, is_plain, streams, where
+from evenflow.watch.moments import COLUMNS, Rows, flat, is_plain, streams, where
 
 
 def joint_norm(tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -67,9 +67,8 @@ def sums(tensors: Sequence[Tensor]) -> Tensor:
 
 def _rows(tensors: Sequence[Tensor]) -> Rows | None:
     """Moments by compiled code, which reads fastest; None where it cannot, or not all is finite."""
-    page = Page(len(tensors))
-    if page.compiled_for(tensors) is None:
+    compiled = streams()
+    if compiled is None or not all(map(is_plain, tensors)):
         return None
-    page.put_all(0, tensors)
-    rows = page.read(len(tensors))
-    return None if rows[:, 4].any() else rows
+    rows: Rows = np.empty((len(tensors), COLUMNS))
+    return None if compiled.read(*where(tensors), rows.ctypes.data) else rows

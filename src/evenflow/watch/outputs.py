@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from evenflow.watch.moments import Page, Rows, is_plain
+from evenflow.watch.moments import Page, Rows
 from evenflow.watch.ranks.placement import class_name, local, piece_of
-from evenflow.watch.units import Share, dead_share, saturated_share
+from evenflow.watch.units import RECTIFIERS, SQUASHING, Share, dead_share, saturated_share
 
 _MOST_OUTPUTS = 1 << 16
 """Descriptions that are remembered; batches of ever new shapes would make ever new ones."""
@@ -104,9 +104,12 @@ class Pass:
     def add(self, output: Output, module: nn.Module, tensor: Tensor) -> tuple[int, bool | None]:
         """Record an output; gives its position, and whether it is not finite (None: not known)."""
         order = len(self.outputs)
-        held = local(tensor)
-        self.dead.append(dead_share(module, held, channels_first=self._channels_first(output)))
-        self.saturated.append(saturated_share(module, held))
+        kind = type(module)
+        dead = kind in RECTIFIERS
+        self.dead.append(
+            dead_share(local(tensor), channels_first=self._channels_first(output)) if dead else None
+        )
+        self.saturated.append(saturated_share(SQUASHING[kind], local(tensor)) if kind in SQUASHING else None)
         self.outputs.append(output)
         self.has_gradient.append(0)
         return order, _put(self.page, 2 * order, tensor)
@@ -180,7 +183,7 @@ class Catalogue:
 
 def _put(page: Page, row: int, tensor: Tensor) -> bool | None:
     """Write the moments of what this rank holds; a sum over ranks that nobody has taken yet has none."""
-    if is_plain(tensor):
+    if type(tensor) is Tensor or type(tensor) is nn.Parameter:
         return page.put(row, tensor)
     if piece_of(tensor).addends == 1:
         held = local(tensor)

@@ -360,8 +360,7 @@ class ParameterProbe:
         found: list[Tensor] = []
         sample.second_rows = [-1] * len(parameters)
         for index, parameter in enumerate(parameters):
-            state = states.get(parameter, {})
-            kept = next((state[name] for name in SECOND_MOMENTS if name in state), None)
+            kept = _second_moment(states.get(parameter, {}))
             if isinstance(kept, Tensor) and kept.shape == parameter.shape:
                 sample.second_rows[index] = len(found)
                 found.append(local(kept))
@@ -435,3 +434,11 @@ class ParameterProbe:
             self._gradient_rows[id(parameter)] = row
             self._versions[id(parameter)] = version_of(gradient)
             self._readings.note_gradient(gradient, False if flag is False else None)
+
+
+def _second_moment(state: Mapping[str, Any]) -> Any:
+    """What an optimizer's state of a parameter has of the kind; None if nothing."""
+    for name in SECOND_MOMENTS:
+        if name in state:
+            return state[name]
+    return None

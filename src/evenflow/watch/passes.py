@@ -231,7 +231,7 @@ class PassProbe:
                 return
 
     def _expect_gradient(self, one: Pass, order: int, tensor: Tensor) -> None:
-        tensor.register_hook(partial(self._arrived, one, order))
+        self._readings.expect_gradient(tensor, partial(self._arrived, one, order))
 
     def _take_gradient(self, one: Pass, order: int, gradient: Tensor) -> None:
         if self.on and not self.paused:

@@ -11,12 +11,14 @@ them. The gradients of parameters are remembered until the step ends.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeAlias, final
 
 from torch import Tensor
 
 from evenflow.watch.finite import Flag, bad
 
+Listener: TypeAlias = Callable[[Tensor], None]
 Version: TypeAlias = tuple[int, int]
 _Noted: TypeAlias = tuple[Tensor, int, Flag]
 
@@ -29,6 +31,7 @@ class Readings:
         self._latest: _Noted | None = None
         self._before: _Noted | None = None
         self._finite_gradients: set[Version] = set()
+        self._expected: tuple[Tensor, int, list[Listener]] | None = None
 
     def note(self, tensor: Tensor, flag: Flag | None) -> None:
         """A tensor was read.
@@ -60,9 +63,31 @@ class Readings:
         """Whether the gradient of a parameter is known to be finite."""
         return version_of(gradient) in self._finite_gradients
 
+    def expect_gradient(self, tensor: Tensor, listener: Listener) -> None:
+        """Have ``listener`` told the gradient of ``tensor``, in front of all that :meth:`on_gradient` adds.
+
+        One hook serves all, for a hook takes longer than most of what is done in it.
+        """
+        listeners = [listener]
+        self._expected = tensor, tensor._version, listeners
+
+        def arrived(gradient: Tensor) -> None:
+            for each in listeners:
+                each(gradient)
+
+        tensor.register_hook(arrived)
+
+    def on_gradient(self, tensor: Tensor, listener: Listener) -> None:
+        """Have ``listener`` told the gradient of ``tensor``, after who expects it already."""
+        known = self._expected
+        if known is not None and known[0] is tensor and known[1] == tensor._version:
+            known[2].append(listener)
+        else:
+            tensor.register_hook(listener)
+
     def clear(self) -> None:
         """Let go of everything: the step is over."""
-        self._latest = self._before = None
+        self._latest = self._before = self._expected = None
         self._finite_gradients.clear()
 
 

@@ -9,6 +9,7 @@ functions that are called without a module are not seen.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import TypeAlias
 
 import torch
@@ -20,28 +21,33 @@ from evenflow.watch.moments import is_plain, streams
 Share: TypeAlias = float | Tensor
 """A number from 0 to 1; a tensor as long as it is on a device."""
 
-_SQUASHING = {nn.Tanh: "tanh", nn.Sigmoid: "sigmoid", nn.Hardsigmoid: "hardsigmoid"}
+RECTIFIERS: Collection[type[nn.Module]] = (nn.ReLU, nn.ReLU6)
+"""Modules of which units can be dead."""
+SQUASHING: Mapping[type[nn.Module], str] = {
+    nn.Tanh: "tanh",
+    nn.Sigmoid: "sigmoid",
+    nn.Hardsigmoid: "hardsigmoid",
+}
+"""Modules that saturate → name of the op."""
 
 
-def dead_share(module: nn.Module, output: Tensor, *, channels_first: bool) -> Share | None:
-    """Share of units that are zero for the whole batch; None if the module is no rectifier.
+def dead_share(output: Tensor, *, channels_first: bool) -> Share | None:
+    """Share of units that are zero for the whole batch; None if there is no batch.
 
     Args:
-        module: What ran.
-        output: Its output [batch, …].
+        output: Of a rectifier [batch, …].
         channels_first: Whether units lie along axis 1 rather than the last one.
     """
-    if type(module) not in (nn.ReLU, nn.ReLU6) or output.ndim < 2 or output.numel() == 0:
+    if output.ndim < 2 or output.numel() == 0:
         return None
     unit = 1 if channels_first else output.ndim - 1
     largest = output.detach().amax(dim=[axis for axis in range(output.ndim) if axis != unit])
     return 1.0 - _value(torch.count_nonzero(largest)) / largest.numel()
 
 
-def saturated_share(module: nn.Module, output: Tensor) -> Share | None:
-    """Share of entries with nearly no derivative; None if the module does not squash."""
-    op = _SQUASHING.get(type(module))
-    if op is None or not output.numel():
+def saturated_share(op: str, output: Tensor) -> Share | None:
+    """Share of entries of a squashing op's output with nearly no derivative; None if there are none."""
+    if not output.numel():
         return None
     bounds, compiled = unsaturated(op), streams()
     assert bounds is not None

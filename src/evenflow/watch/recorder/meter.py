@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from time import perf_counter
-from typing import Any, final
+from typing import final
 
 from evenflow.watch.governor import CALL_SECONDS
 
@@ -19,11 +18,15 @@ class Meter:
     """The running cost of some hooks.
 
     Args:
-        timed: Wraps every hook on the governor's behalf.
+        timed: Wraps a hook, whose time is taken for the governor and told to the meter.
         share: Share of the budget that these hooks may take.
     """
 
-    def __init__(self, timed: Callable[[Callable[..., None]], Callable[..., None]], share: float) -> None:
+    def __init__(
+        self,
+        timed: Callable[[Callable[..., None], Callable[[float], None]], Callable[..., None]],
+        share: float,
+    ) -> None:
         self._timed = timed
         self._share = share
         self._spent = 0.0
@@ -32,16 +35,11 @@ class Meter:
 
     def timed(self, hook: Callable[..., None]) -> Callable[..., None]:
         """The hook, with its time taken here and by the governor."""
+        return self._timed(hook, self._spend)
 
-        def metered(*args: Any) -> None:
-            began = perf_counter()
-            try:
-                hook(*args)
-            finally:
-                self._spent += perf_counter() - began
-                self._calls += 1
-
-        return self._timed(metered)
+    def _spend(self, seconds: float) -> None:
+        self._spent += seconds
+        self._calls += 1
 
     def affordable(self, seconds: float | None, budget: float | None) -> bool:
         """Whether the next step can have these hooks; called once a step.

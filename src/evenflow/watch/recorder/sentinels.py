@@ -149,7 +149,6 @@ class Sentinels:
         self._readings = readings
         self._timed = timed
         self._arrived = timed(self._take_arrival)
-        self._sent = timed(self._take_sent)
         self._handles: list[RemovableHandle] = []
         self.usual: set[Place] = set()
         """Places that were not finite in healthy steps."""
@@ -292,7 +291,7 @@ class Sentinels:
         value = self._values.get(key)
         if value is None:
             value = self._values[key] = Value()
-            tensor.register_hook(partial(self._arrived, value))
+            self._readings.on_gradient(tensor, partial(self._arrived, value))
         if entered:
             value.taken_by.append(call)
             call.inputs.add(key)
@@ -353,7 +352,7 @@ class Sentinels:
                     pending.append(child)
             if below:
                 call.sent = False
-                node.register_hook(partial(self._sent, call, below))
+                node.register_hook(partial(self._take_sent, call, below))
 
     def _take_sent(
         self,
@@ -362,6 +361,7 @@ class Sentinels:
         sent: Sequence[Tensor | None],
         received: Sequence[Tensor | None],
     ) -> None:
+        """Not timed, for that would take longer; and nothing in it can fail."""
         for place, value in below:
             gradient = sent[place]
             if gradient is not None and (self._active or self._values):
