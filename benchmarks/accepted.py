@@ -7,13 +7,16 @@ fixes all are listed; the best of them is the one to reach.
 
 from __future__ import annotations
 
-from typing import Any
+from itertools import islice
+
+import torch
 
 from evenflow import Program
 from evenflow.surgery import (
     ClipGradient,
     DepthScaled,
     Edit,
+    GanLoss,
     InitRecurrent,
     InsertNorm,
     InsertSkip,
@@ -24,9 +27,11 @@ from evenflow.surgery import (
     SetLearningRate,
     SetLoss,
     SetOptimizer,
+    SetOutputActivation,
     StandardiseInput,
     StandardiseTarget,
     SwapActivation,
+    Unfreeze,
     UseLogits,
 )
 
@@ -42,6 +47,9 @@ TWINS = {
 }
 """Faulty program → the healthy one of the corpus that is the same without the fault."""
 
+BATCHES = 64
+"""From which mean and size of inputs and targets are taken: one batch can be a single sample."""
+
 _NORM, _HE = InsertNorm("batch"), Reinitialise("he")
 _RELU = (SwapActivation(to="relu"), Reinitialise("he", activation="relu"))
 _SELU = (SwapActivation(to="selu"), Reinitialise("lecun"))
@@ -54,29 +62,31 @@ _PUBLISHED: dict[str, tuple[tuple[Edit | str, ...], ...]] = {
     "at-mnist-lenet-sigmoid8-2af630c4": (_SELU, _RELU, (_NORM,)),
     "at-mnist-lenet-relu16-tinyinit": (_SELU, (_NORM,), (_HE,)),
     "at-mnist-lenet-deep13-rmsprop": ((SetLearningRate(factor=0.1),), _SELU, (_NORM,)),
-    "so-31556268": ((SetLearningRate(lr=0.1),),),
+    "so-31556268": ((SetLearningRate(lr=0.1),), (SetLoss("mse"),), (SetLoss("mse"), SetLearningRate(lr=1.0))),
     "so-33969059": ((_INPUT, _TARGET, RemoveOutputActivation()),),
-    "so-34311586": ((SetLearningRate(lr=0.1),),),
+    "so-34311586": ((SetOutputActivation("sigmoid"), SetLearningRate(lr=0.1)), (SetLearningRate(lr=0.1),)),
     "so-34673164": ((_INPUT,),),
-    "so-39217567": ((SwapActivation(to="relu"),),),
+    "so-39217567": ((SetLoss("bce_with_logits"),), (SwapActivation(to="relu", where="activation1"),)),
     "so-44066044": ((_INPUT,),),
-    "so-46995209": ((_INPUT,),),
+    "so-46995209": ((_INPUT,), (_INPUT, SwapActivation(to="relu"))),
+    "so-47352366": ((SetOutputActivation("softmax"),),),
     "so-48251943": ((RemoveOutputActivation(),),),
     "so-52800582": ((_INPUT, _TARGET),),
     "so-two-layer-zeros-softmax": ((Reinitialise("glorot"),),),
     "se-deep-linear-unscaled-target": ((_TARGET,),),
-    "se-sine-sigmoid-out": ((_INPUT, RemoveOutputActivation()),),
+    "se-sine-sigmoid-out": ((_INPUT, RemoveOutputActivation()), (RemoveOutputActivation(),)),
     "umlaut-b-linear-lr-1e3": ((SetLearningRate(lr=1e-3),),),
     "tdc-ips4-normal1-init": ((_HE,),),
     "tdc-ips7-log-of-logits": ((UseLogits(),), (SetLoss("bce_with_logits"),)),
     "tdc-ips14-sum-ce-gd": ((SetLearningRate(factor=0.01),), (UseLogits(),)),
     "tdc-ips17-quadratic-sumsq": ((SetLearningRate(lr=1e-3),),),
     "dcr-cifar-conv2-zeros": ((Reinitialise("glorot"),),),
-    "gh-informer-unscaled-nan": ((_INPUT,),),
+    "gh-informer-unscaled-nan": ((_INPUT, _TARGET), (_INPUT,)),
     "nyu-rnn-hard": ((ReplaceCell("lstm"),),),
     "gh-keras2194-lstm-relu": ((ClipGradient("norm", 1.0),),),
     "gh-pytorch2623-linear-rnn-softmax": ((UseLogits(),), (ClipGradient("norm", 1.0),)),
     "tb-rnn-tanh-exploding-clip": (
+        (ClipGradient("norm", 1.0), InitRecurrent("orthogonal"), SetLearningRate(factor=0.1)),
         (ClipGradient("norm", 1.0),),
         (InitRecurrent("orthogonal"),),
         (SetLearningRate(factor=0.1),),
@@ -96,17 +106,23 @@ _PUBLISHED: dict[str, tuple[tuple[Edit | str, ...], ...]] = {
     "tb-ae-sigmoid-deep": (_RELU, (SetOptimizer("adam", lr=1e-3),)),
     "tb-cnn-sigmoid-6": (_RELU, (_NORM,)),
     "tb-cnn-unscaled-sgd": ((_INPUT,),),
+    "tb-cnn-frozen-backbone": ((Unfreeze(),),),
+    "tb-gcn-16-plain": ((InsertSkip("plain"),), (InsertSkip("skipinit"),)),
+    "tb-gan-ttur-d20x": ((SetLearningRate(lr=2e-4),),),
+    "tb-gan-double-sigmoid": ((UseLogits(),), (GanLoss("non_saturating"), UseLogits())),
+    "wgan-clip-vanish": ((_NORM,),),
+    "wgan-clip-explode": ((_NORM,),),
 }
 
 
 def accepted(name: str, program: Program, seed: int) -> list[Patch]:
     """The published fixes of a program, the best known first; none if no edit can say them."""
-    inputs: Any
-    targets: Any
-    batch = program.start(seed).first_batch()
-    inputs, targets = batch if isinstance(batch, (tuple, list)) and len(batch) == 2 else (None, None)
+    if name not in _PUBLISHED:
+        return []
+    parts = [batch for batch in islice(program.batches(seed), BATCHES) if len(batch) == 2]
+    inputs, targets = (torch.cat(part) for part in zip(*parts, strict=True))
     found = []
-    for wanted in _PUBLISHED.get(name, ()):
+    for wanted in _PUBLISHED[name]:
         edits: list[Edit] = []
         for one in wanted:
             if one is _INPUT:
@@ -117,3 +133,8 @@ def accepted(name: str, program: Program, seed: int) -> list[Patch]:
                 edits.append(one)
         found.append(Patch(edits))
     return found
+
+
+def published(name: str) -> int:
+    """How many fixes of a program were published, its healthy twin included."""
+    return len(_PUBLISHED.get(name, ())) + (name in TWINS)

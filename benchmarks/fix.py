@@ -6,13 +6,20 @@
     python benchmarks/fix.py --origin fresh         programs that were written blind
     python benchmarks/fix.py --only relu gan        programs of such a name or kind
     python benchmarks/fix.py --show --json FILE     print the table of a file again
-    python benchmarks/fix.py --limit 60 --jobs 2    seconds of processor time per program; processes
+    python benchmarks/fix.py --reference            only what published fixes do, with no search
+    python benchmarks/fix.py --jobs 2               two processes
 
-FILE gets one line per program as soon as it is done, so that an interruption loses
-only the program at work. --limit bounds the search, which then gives what it has
-found so far. A whole training may take five times as long. If one of the program as it
-is, or with a published fix, still does not end, the program is not judged and is left out
-of all shares; one with fix's patch or in AutoTrainer's order counts as one that failed.
+How long all of it takes at most is printed first, in processor time. FILE gets one line per
+program as soon as it is done, so that an interruption loses only the program at work;
+--resume goes on with it, and runs anew what had another number of steps.
+
+What is trained is frozen (abridged.py), and a search ends after as many steps of trials as
+15 trainings of the program have, or 1000 steps if that is more, with what it has found so
+far: a slow or busy host gives the same results as a fast one. Against programs that hang,
+--hang SECONDS of processor time bounds each search and each whole training. If a training of
+the program as it is, or with a published fix, does not end in that, the program is not
+judged and is left out of all shares; one with fix's patch or in AutoTrainer's order counts
+as one that failed.
 
 A program counts as *repaired* if, trained for its own number of steps with the patch,
 its metric comes within 2 points (.02) of the reference: the best of its published
@@ -46,7 +53,7 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -54,8 +61,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
-from benchmarks.accepted import TWINS, accepted
-from benchmarks.diagnosis.case import cases
+from benchmarks import abridged
+from benchmarks.accepted import TWINS, accepted, published
 from benchmarks.diagnosis.controls import controls
 from benchmarks.diagnosis.fresh import fresh, repaired
 from benchmarks.diagnosis.subject import Subject
@@ -80,8 +87,12 @@ from evenflow.surgery import (
 )
 
 POINTS = 0.02
-WHOLE = 5
-"""Limits that a whole training may take."""
+TRAININGS = 15
+"""Length of a search, in trainings of the program."""
+LEAST = 1000
+"""Steps that a search may take even so: in short programs a trial is the whole training."""
+CHECK = 2
+"""Trainings that a check costs about: it watches one, and judges."""
 ORDER = {
     "vanishing_gradient": ("batch", "relu", "optimizer"),
     "exploding_gradient": ("batch", "relu", "clip", "init"),
@@ -119,6 +130,7 @@ class Repair:
     patch: str = ""
     edits: int = 0
     trial_steps: int = 0
+    search_steps: int = 0
     search_seconds: float = 0.0
     training_seconds: float = 0.0
     interrupted: bool = False
@@ -150,48 +162,57 @@ class Repair:
         return metric is not None and metric >= self.reference - POINTS
 
 
-def repair(subject_name: str, limit: float) -> Repair:
+class Allowance:
+    """Shows nothing, counts the steps of trials, and ends the search when they are spent.
+
+    It is what ``fix`` tells of its progress: trials come as the courses that they took.
+
+    Attributes:
+        spent: Steps so far.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self.steps, self.spent = steps, 0
+
+    def __call__(self, title: str, items: Iterable[Any], total: int) -> Iterator[Any]:
+        """Pass the items on."""
+        source = iter(items)
+        for _ in range(total):
+            if self.spent >= self.steps:
+                raise KeyboardInterrupt  # as a person would, who gets what was found so far
+            item = next(source)
+            self.spent += len(item.losses) if isinstance(item, Course) else 0
+            yield item
+
+
+def repair(subject_name: str, hang: float, search: bool = True) -> Repair:
     """Fix one program; train it with the patch, with published fixes and by AutoTrainer's order."""
     torch.set_num_threads(1)
     subjects = {one.name: one for one in everything()}
     subject = subjects[subject_name]
     program, seed = with_likeness(subject.program()), subject.seeds[0]
     result = Repair(subject.name, subject.origin, subject.faulty, steps=program.steps)
-    began = time.process_time()
-    try:
-        with at_most(limit, KeyboardInterrupt):
-            outcome = ef.fix(program)
-    except KeyboardInterrupt:
-        result.interrupted, result.error = True, f"its check took more than {limit:.0f} s"
-    except Exception as error:  # told in the table, and the program counts as not repaired
-        result.error = f"{type(error).__name__}: {error}"
-    else:
-        result.healthy, result.interrupted = outcome.report.healthy, outcome.interrupted
-        result.trial_steps = outcome.trials[0].steps if outcome.trials else 0
-        if outcome.patches:
-            best = outcome.patches[0].patch
-            result.patch, result.edits = best.describe(), best.size
-    result.search_seconds = time.process_time() - began
+    best = _searched(program, result, hang) if search else None
     if not subject.faulty:
         return result
 
     def whole(program: ef.Program) -> float | None:
-        course = _whole(program, seed, WHOLE * limit)
+        course = _whole(program, seed, hang)
         return None if course is None else course.metric
 
     def known(program: ef.Program) -> float | None:
         """As ``whole``; what does not end makes the program one that cannot be judged."""
-        course = _whole(program, seed, WHOLE * limit)
+        course = _whole(program, seed, hang)
         result.cut = result.cut or course is None
         return None if course is None else course.metric
 
-    plain = _whole(program, seed, WHOLE * limit)
+    plain = _whole(program, seed, hang)
     if plain is None:
         result.cut = True
     else:
         result.before, result.training_seconds = plain.metric, plain.seconds
-    if result.patch:
-        result.after = whole(best.program(program))
+    if best is not None:
+        result.after = _patched(best, program, whole)
     goals = [_patched(patch, program, known) for patch in accepted(subject.name, program, seed)]
     if subject.name in TWINS:
         goals.append(known(replace(subjects[TWINS[subject.name]].program(), steps=program.steps)))
@@ -201,7 +222,7 @@ def repair(subject_name: str, limit: float) -> Repair:
         control = subjects.get(subject.name.partition("+")[0])
         goals.append(None if control is None else control.threshold)
     result.accepted = max((goal for goal in goals if goal is not None), default=None)
-    for name in dict.fromkeys(name for symptom in subject.symptoms for name in ORDER.get(symptom, ())):
+    for name in _order(subject) if search else ():
         metric = _patched(REPAIRS[name], program, whole)
         result.peer_trainings += 1
         if metric is not None and (result.peer is None or metric > result.peer):
@@ -211,9 +232,35 @@ def repair(subject_name: str, limit: float) -> Repair:
     return result
 
 
-def noted(subject_name: str, limit: float, file: Path | None) -> Repair:
+def _searched(program: ef.Program, result: Repair, hang: float) -> Patch | None:
+    """The patch that fix finds best; how it went is put into the result."""
+    began, allowance = time.process_time(), Allowance(max(LEAST, TRAININGS * program.steps))
+    best = None
+    try:
+        with at_most(hang, KeyboardInterrupt):
+            outcome = ef.fix(program, track=allowance)
+    except KeyboardInterrupt:
+        result.interrupted, result.error = True, f"its check took more than {hang:.0f} s"
+    except Exception as error:  # told in the table, and the program counts as not repaired
+        result.error = f"{type(error).__name__}: {error}"
+    else:
+        result.healthy, result.interrupted = outcome.report.healthy, outcome.interrupted
+        result.trial_steps = outcome.trials[0].steps if outcome.trials else 0
+        if outcome.patches:
+            best = outcome.patches[0].patch
+            result.patch, result.edits = best.describe(), best.size
+    result.search_steps, result.search_seconds = allowance.spent, time.process_time() - began
+    return best
+
+
+def _order(subject: Subject) -> Sequence[str]:
+    """AutoTrainer's repairs for its symptoms."""
+    return tuple(dict.fromkeys(name for symptom in subject.symptoms for name in ORDER.get(symptom, ())))
+
+
+def noted(subject_name: str, hang: float, search: bool, file: Path | None) -> Repair:
     """Repair one program, and add it to the file at once, from whichever process."""
-    result = repair(subject_name, limit)
+    result = repair(subject_name, hang, search)
     if file is not None:
         with file.open("a") as lines:
             lines.write(json.dumps(asdict(result)) + "\n")
@@ -240,7 +287,18 @@ def _whole(program: ef.Program, seed: int, limit: float) -> Course | None:
 
 def everything() -> list[Subject]:
     """All programs."""
-    return [*cases(), *twins(), *controls(), *fresh()]
+    return [*abridged.subjects(), *twins(), *controls(), *fresh()]
+
+
+def _estimate(subjects: Sequence[Subject], search: bool) -> float:
+    """Processor time at most, in seconds, on the host where the lengths were measured."""
+    known, total = abridged.lengths(), 0.0
+    for one in subjects:
+        trainings = 0 if not one.faulty else 1 + published(one.name)
+        if search:
+            trainings += CHECK + (TRAININGS + 1 + len(_order(one)) if one.faulty else 0)
+        total += trainings * (known[one.name].seconds if one.name in known else abridged.SECONDS)
+    return total
 
 
 def main() -> None:
@@ -249,7 +307,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--origin", nargs="*", default=["corpus"], help="corpus, twin, control, fresh")
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--limit", type=float, default=60.0)
+    parser.add_argument("--hang", type=float, default=900.0)
+    parser.add_argument("--reference", action="store_true")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--show", action="store_true")
@@ -259,23 +318,36 @@ def main() -> None:
     results: list[Repair] = []
     if chosen.json is not None and chosen.json.exists():
         if chosen.resume or chosen.show:
-            results = [Repair(**json.loads(line)) for line in chosen.json.read_text().splitlines()]
+            results = _read(chosen.json)
         else:
             parser.error(f"{chosen.json} is there already. Add --resume to go on with it, or remove it.")
     done = {one.name for one in results}
-    names = [
-        one.name
+    left = [
+        one
         for one in everything()
         if (not chosen.only or any(word in one.name or word == one.kind for word in chosen.only))
         and one.origin in chosen.origin
         and one.name not in done
+        and (one.faulty or not chosen.reference)
     ]
     if not chosen.show:
-        found = Workers(jobs=chosen.jobs).map(partial(noted, limit=chosen.limit, file=chosen.json), names)
+        search = not chosen.reference
+        console = Console(stderr=True)
+        minutes = _estimate(left, search) / 60
+        console.print(f"{len(left)} programs, at most about {minutes:.0f} min of processor time")
+        work = partial(noted, hang=chosen.hang, search=search, file=chosen.json)
+        found = Workers(jobs=chosen.jobs).map(work, [one.name for one in left])
         with contextlib.suppress(KeyboardInterrupt):  # what was done is shown
-            for one in track(found, total=len(names), console=Console(stderr=True), description="programs"):
+            for one in track(found, total=len(left), console=console, description="programs"):
                 results.append(one)
     _report(results, Console(width=max(140, Console().width)))
+
+
+def _read(file: Path) -> list[Repair]:
+    """The results of before, but for those of programs that had another number of steps then."""
+    known = abridged.lengths()
+    found = [Repair(**json.loads(line)) for line in file.read_text().splitlines()]
+    return [one for one in found if one.name not in known or one.steps == known[one.name].steps]
 
 
 def _report(results: list[Repair], console: Console) -> None:
@@ -324,6 +396,11 @@ def _report(results: list[Repair], console: Console) -> None:
             f"{sum(not one.patch for one in hopeless)}, made worse {len(harmed)} {', '.join(harmed)}; "
             f"made worse by AutoTrainer's order {sum(not one.reaches(one.peer) for one in hopeless)}"
         )
+        if idle := [one.name for one in judged if one.accepted is None or one.unhelped]:
+            console.print(
+                f"no published fix helps within these steps, or none can be written as edits ({len(idle)}): "
+                f"{', '.join(idle)}"
+            )
         if cut := [one.name for one in ill if one.cut]:
             console.print(f"not judged, for a whole training did not end: {', '.join(cut)}")
         trials = [one.trial_steps / one.steps for one in ill if one.trial_steps]

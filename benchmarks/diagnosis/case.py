@@ -43,13 +43,21 @@ _CAUSES = {
 Batch = tuple[Tensor, Tensor]
 
 
+def records() -> list[dict[str, Any]]:
+    """What ``cases.json`` holds."""
+    text = (Path(__file__).parent / "cases.json").read_text(encoding="utf-8")
+    found: list[dict[str, Any]] = json.loads(text)
+    return found
+
+
 def cases() -> list[Subject]:
     """All programs of the corpus."""
-    text = (Path(__file__).parent / "cases.json").read_text(encoding="utf-8")
-    return [_subject(record) for record in json.loads(text)]
+    return [as_subject(record) for record in records()]
 
 
-def _subject(record: dict[str, Any]) -> Subject:
+def as_subject(record: dict[str, Any]) -> Subject:
+    """A record as a subject of the benchmarks."""
+
     def symptoms(words: list[str]) -> tuple[str, ...]:
         return tuple(_SYMPTOMS.get(word, word) for word in words)
 
@@ -171,7 +179,7 @@ class Case:
             batches=lambda seed: self._batches(dataset, seed),
             loss={"discriminator": d_loss, "generator": g_loss},
             steps=record["steps"],
-            step=step,
+            step=step if critic else None,  # one turn each is the usual step, which a patch can change
             name=record["id"],
         )
 
