@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -209,15 +210,16 @@ def _errors(role: Role, predicted: Flow, flows: list[Flow], missing: list[str], 
 
 
 def _slope(predicted: Flow, flows: list[Flow]) -> Slope:
-    ours = _through(predicted)
-    measured = np.array([_through(flow) for flow in flows])
+    levels = np.array([_levels(flow) for flow in (predicted, *flows)])
+    levels = levels[:, np.isfinite(levels).all(0)]  # without what underflows
+    ours, *measured = -np.polyfit(np.linspace(0, 1, levels.shape[1]), levels.T, 1)[0]
     student = stats.t.ppf((1 + STATED) / 2, len(measured) - 1)
-    uncertainty = student * measured.std(ddof=1) / np.sqrt(len(measured))
-    return Slope(ours, float(measured.mean()), float(uncertainty))
+    uncertainty = student * np.std(measured, ddof=1) / np.sqrt(len(measured))
+    return Slope(float(ours), float(np.mean(measured)), float(uncertainty))
 
 
-def _through(flow: Flow) -> float:
+def _levels(flow: Flow) -> list[float]:
+    """Log10 RMS of the gradients at the outputs of linear layers but the last, which is the head."""
     rows = [row for row in flow.select(Role.ACTIVATION_GRADIENT) if row.site.op == "addmm"]
     rows.sort(key=lambda row: row.order)
-    levels = [row.stats.log10_rms for row in rows[:-1] if row.stats is not None]  # the last one is the head
-    return -float(np.polyfit(np.linspace(0, 1, len(levels)), levels, 1)[0])
+    return [math.nan if row.stats is None else row.stats.log10_rms for row in rows[:-1]]

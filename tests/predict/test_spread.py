@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
+import torch
+from torch import Tensor, nn
 
+from evenflow.flow import Role
+from evenflow.measure import measure
+from evenflow.predict import predict
 from evenflow.predict.axes import Axis, plain
-from evenflow.predict.spread import _gaussian
+from evenflow.predict.spread import NORMAL_95, _gaussian
 from evenflow.predict.table import Table
 
 
@@ -39,3 +48,44 @@ def test_places_that_differ_are_no_chance() -> None:
     table = Table(((axis,),), second, np.zeros(2))
     v = np.repeat(variance, axis.sizes)
     assert _gaussian(table, None) == pytest.approx(2 * (v**2).sum() / v.sum() ** 2)
+
+
+def _stated_and_true(build: Callable[[], nn.Module], x: Tensor, loss: Any, name: str) -> tuple[float, float]:
+    """Standard deviation of log10 RMS of a parameter's gradient, as stated and over 60 draws."""
+    role = Role.PARAMETER_GRADIENT
+    (row,) = [row for row in predict(build, x, loss).select(role) if row.site.label == name]
+    assert row.half_width is not None
+    levels = []
+    for seed in range(60):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = build()
+        rows = [r for r in measure(model, x, loss).select(role) if r.site.label == name]
+        levels += [r.stats.log10_rms for r in rows if r.stats is not None]
+    return row.half_width / NORMAL_95, float(np.std(levels, ddof=1))
+
+
+@pytest.mark.parametrize("name", ["2.weight", "4.bias"])
+def test_a_mean_over_places_that_is_three_numbers(name: str) -> None:
+    """Features with a mean make three channels alike everywhere: three numbers under the target's noise."""
+    noise = torch.Generator().manual_seed(0)
+    x, target = torch.randn(8, 16, 6, 6, generator=noise), torch.randn(8, 3, 6, 6, generator=noise)
+
+    def build() -> nn.Module:
+        widths = (16, 64, 64, 3)
+        layers = [
+            layer for a, b in itertools.pairwise(widths) for layer in (nn.Conv2d(a, b, 1), nn.Softplus())
+        ]
+        return nn.Sequential(*layers[:-1])
+
+    stated, true = _stated_and_true(build, x, lambda y: nn.functional.mse_loss(y, target), name)
+    assert stated == pytest.approx(true, rel=0.3)
+
+
+def test_a_sum_of_what_has_nothing_in_common() -> None:
+    """Gradients of different samples that are independent average out in the sum."""
+    x = torch.randn(64, 128, generator=torch.Generator().manual_seed(0))
+    target = torch.randn(64, 128, generator=torch.Generator().manual_seed(1))
+    build = lambda: nn.Sequential(nn.Linear(128, 128), nn.Tanh(), nn.Linear(128, 128))  # noqa: E731
+    stated, true = _stated_and_true(build, x, lambda y: (y * target).sum(), "0.weight")
+    assert true < stated < 0.05

@@ -181,12 +181,12 @@ class Interpreter(TorchDispatchMode):
             self.set_field(twin, known)
         return twin
 
-    def stats(self, tensor: Tensor, *, one_sample: bool = False) -> Stats:
+    def stats(self, tensor: Tensor, *, parameter: bool = False) -> Stats:
         """Predicted statistics of a tensor; the mean square is NaN where it is unknown."""
         with _NoFunctions():
-            return self._stats(tensor, one_sample)
+            return self._stats(tensor, parameter)
 
-    def _stats(self, tensor: Tensor, one_sample: bool) -> Stats:
+    def _stats(self, tensor: Tensor, parameter: bool) -> Stats:
         found = self.field_of(tensor)
         if found is None:
             return Stats(tensor.numel(), math.nan, math.nan)
@@ -196,7 +196,7 @@ class Interpreter(TorchDispatchMode):
                 square = table.mean_square
                 if found.keep is not None and math.isfinite(found.hidden) and found.hidden:
                     return _with_hidden(tensor, found)
-                beta = log_variance(found, one_sample=one_sample) if square > 0 else 0.0
+                beta = log_variance(found, parameter=parameter) if square > 0 else 0.0
         except Exception as error:  # as for rules
             self._tell(f"a {type(found).__name__.lower()} field of shape {list(found.shape)}", error)
             self.set_field(tensor, None)
@@ -227,8 +227,8 @@ class Interpreter(TorchDispatchMode):
         self.unknown[f"{what}: {why}"] += 1
 
     def gradient_stats(self, tensor: Tensor) -> Stats:
-        """As :meth:`stats`, for a gradient that sums over a batch."""
-        return self.stats(tensor, one_sample=True)
+        """As :meth:`stats`, for the gradient of a parameter."""
+        return self.stats(tensor, parameter=True)
 
     # Running
 

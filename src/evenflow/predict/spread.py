@@ -19,7 +19,14 @@ describe it, both variances of ln(mean square):
   width n the squared cosine of two samples' gradients grows to L/n, so with
   β₁ = 2L/n for one sample, Σ_l (2/n)(l/n) = β₁²/4 is left however large the batch.
 
-Their sum β is that of Hanin for chains: the logarithm of what one draw shows is
+A gradient of parameters, Σ g x over samples and places, is in part that of the mean of g,
+which makes a share ρ of its mean square. That mean fluctuates as one sample does, or
+more: 3 channels of an output that is alike everywhere are 3 numbers. With β_Σ what the
+*sum* of g meets on its way (own is that of operands summed over all but channels),
+
+    β = (ρ √β_Σ + (1 − ρ) √β_batch)².
+
+The sum of own and inherited, β, is that of Hanin for chains: the logarithm of what one draw shows is
 about N(log E − β/2, β). The half-width of a 95 % interval in decades of RMS is
 
     1.96 √β / (2 ln 10).
@@ -35,6 +42,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -80,18 +88,45 @@ def half_width(beta: float) -> float:
     return NORMAL_95 * math.sqrt(max(beta, 0.0)) / (2 * math.log(10))
 
 
-def log_variance(field: Field, *, one_sample: bool = False) -> float:
+class Meets(Enum):
+    """Whose fluctuations are followed back."""
+
+    BATCH = "the average over a batch, where those of its samples partly cancel"
+    SAMPLE = "one sample"
+    SUM = "the sum over samples and places"
+
+
+def log_variance(field: Field, *, parameter: bool = False) -> float:
     """β: variance over draws of the weights of ln(mean square).
 
     Args:
         field: The tensor.
-        one_sample: Whether to follow what one sample (or the sum over a batch, which
-            behaves as one) meets on its way, rather than the average over the batch,
-            whose fluctuations partly cancel. A gradient of weights is such a sum.
+        parameter: Whether it is the gradient of a parameter.
     """
-    if one_sample:
-        return inherited(field, True) + own(field)
-    return inherited(field) + own(field) + inherited(field, True) ** 2 / 4
+    batch = inherited(field) + own(field) + inherited(field, Meets.SAMPLE) ** 2 / 4
+    if not parameter:
+        return batch
+    while isinstance(field, Made) and field.key[0] in ("view", "permute"):  # type: ignore[index]
+        field = field.parts[0]
+    if not isinstance(field, Made):
+        return inherited(field, Meets.SUM) + own(field)
+    common = _common(field)
+    summed = _through_op(field, Meets.SUM, parameter=True) + own(field)
+    return (common * math.sqrt(summed) + (1 - common) * math.sqrt(batch)) ** 2
+
+
+def _common(field: Made) -> float:
+    """ρ: the share of the mean square of a gradient Σ g x that the mean of g makes."""
+    g, *others = sorted(field.parts, key=lambda part: not part.cotangent)
+    table = g.table
+    over = _summed_out(field.key, field.parts.index(g), len(g.shape))
+    alike = table.second
+    for at in (table.first_axis(dim) + k for dim in over for k in range(len(table.dims[dim]))):
+        average = np.expand_dims(weighted(alike, at, table.axes[at].shares), at)
+        alike = np.repeat(average, table.axes[at].classes, at)
+    tables = {id(part): part.table for part in others} | {id(g): Table(table.dims, alike, table.mean)}
+    share = field.rule(*(tables[id(part)] for part in field.parts)).mean_square / field.table.mean_square
+    return min(max(share, 0.0), 1.0)
 
 
 def own(field: Field, dims: tuple[int, ...] | None = None) -> float:
@@ -99,9 +134,9 @@ def own(field: Field, dims: tuple[int, ...] | None = None) -> float:
     return _kept(field, ("own", dims), lambda: _own(field, dims))
 
 
-def inherited(field: Field, one_sample: bool = False) -> float:
+def inherited(field: Field, meets: Meets = Meets.BATCH) -> float:
     """Variance of ln(mean square) passed on by what the tensor was made from."""
-    return _kept(field, ("inherited", one_sample), lambda: _inherited(field, one_sample))
+    return _kept(field, meets, lambda: _inherited(field, meets))
 
 
 def _kept(field: Field, name: Any, compute: Callable[[], float]) -> float:
@@ -172,42 +207,69 @@ def _variance(atom: Field) -> Array:
     return np.array([max(atom.table.mean_square - atom.table.average**2, 0.0)])
 
 
-def _inherited(field: Field, one: bool) -> float:
+def _inherited(field: Field, meets: Meets) -> float:
     if isinstance(field, Leaf):
         return 0.0
     if isinstance(field, Made):
-        return _through_op(field, one)
+        return _through_op(field, meets)
     if isinstance(field, Sum):
         weights = [factor**2 * part.mean_square for factor, part in field.terms]
         total = sum(weights)
-        deviations = [math.sqrt(inherited(part, one)) for _, part in field.terms]
+        deviations = [math.sqrt(inherited(part, meets)) for _, part in field.terms]
         return sum(w / total * d for w, d in zip(weights, deviations, strict=True)) ** 2 if total > 0 else 0.0
     if isinstance(field, Expression):
-        return _passed_on(field, one)
+        return _passed_on(field, meets)
     parts = getattr(field, "spread_from", None)
     if parts is None:
-        return max((inherited(part, one) for part in getattr(field, "parts", ())), default=0.0)
-    total = sum(inherited(part, one) for part in parts)
+        return max((inherited(part, meets) for part in getattr(field, "parts", ())), default=0.0)
+    total = sum(inherited(part, meets) for part in parts)
     scale = getattr(field, "scaled_by", None)  # 1/σ of a norm
-    return total if scale is None else total + inherited(scale, one) + own(scale)
+    return total if scale is None else total + inherited(scale, meets) + own(scale)
 
 
-def _through_op(field: Made, one: bool) -> float:
+def _through_op(field: Made, meets: Meets, *, parameter: bool = False) -> float:
     roots = [_root(part) for part in field.parts]
     random = [
         (i, part)
         for i, (part, root) in enumerate(zip(field.parts, roots, strict=True))
         if not isinstance(root, Leaf) or root.cotangent
     ]
-    total = sum(inherited(part, one) for _, part in random)
+    total = sum(inherited(part, meets) for _, part in random)
     if not isinstance(field.key, tuple) or field.key[0] not in MULTIPLYING:
         return total
     orthogonal = any(isinstance(root, Leaf) and root.orthogonal for root in roots)
     for i, part in random:
         if orthogonal and not isinstance(part, Expression):
             continue  # an orthogonal matrix keeps the length of a vector
-        total += own(part, _summed_dims(field.key, i, len(part.shape)) if one and len(random) == 1 else None)
+        total += _own_of_operand(field, i, meets, alone=len(random) == 1 and not parameter)
     return total
+
+
+def _own_of_operand(field: Made, position: int, meets: Meets, *, alone: bool) -> float:
+    """What a product meets at one of its operands.
+
+    Args:
+        field: The product.
+        position: Of the operand.
+        meets: As above.
+        alone: Whether the other operand is a weight; else it is a gradient's other factor, of a parameter.
+    """
+    part = field.parts[position]
+    summed = _summed_out(field.key, position, len(part.shape))
+    if meets is Meets.SAMPLE and alone:
+        return own(part, summed)
+    if meets is not Meets.SUM:
+        return own(part)
+    channels = (1,) if field.key[0] == "convolution" else summed  # type: ignore[index]
+    rest = tuple(dim for dim in range(len(part.shape)) if dim not in channels) if alone else summed
+    return _kept(part, ("sum", rest), lambda: _of_sum(part.table, rest))
+
+
+def _of_sum(table: Table, over: tuple[int, ...]) -> float:
+    """Variance of ln(mean square) of the sum over some dimensions, from the size of the others."""
+    number = reuse.up_to_scale(table)[0]
+    name = None if number is None else ("own of a sum", number, over)
+    return reuse.once(name, lambda: _gaussian(table.summed(over), None))
 
 
 def _root(field: Field) -> Field:
@@ -217,21 +279,28 @@ def _root(field: Field) -> Field:
     return field
 
 
-def _summed_dims(key: tuple[Any, ...], position: int, rank: int) -> tuple[int, ...]:
-    """Over which dimensions of an operand a product with weights sums: channels and taps in a convolution."""
-    if key[0] != "contract":
-        return tuple(range(1, rank))
-    inputs, out = key[1].split("->")
-    return tuple(i for i, letter in enumerate(inputs.split(",")[position]) if letter not in out)
+def _summed_out(key: Any, position: int, rank: int) -> tuple[int, ...]:
+    """Over which dimensions of an operand an op sums."""
+    match key[0]:
+        case "contract":
+            inputs, out = key[1].split("->")
+            return tuple(i for i, letter in enumerate(inputs.split(",")[position]) if letter not in out)
+        case "sum":
+            return tuple(key[1])
+        case "convolution":  # channels and taps
+            return tuple(range(1, rank))
+        case "kernel gradient":
+            return tuple(d for d in range(rank) if d != 1)
+    return ()
 
 
-def _passed_on(field: Expression, one: bool) -> float:
+def _passed_on(field: Expression, meets: Meets) -> float:
     """Factors of one product fluctuate together: x/√(mean x²) passes on nothing."""
     total, weight = 0.0, 0.0
-    for term in as_terms(field):
+    for term in field.terms:
         deviation = 0.0
         for atom, f in term.functions:
-            before = math.sqrt(inherited(atom, one))
+            before = math.sqrt(inherited(atom, meets))
             if before > 0:
                 deviation += before * (1.0 if f.linear else _exponent(atom, f))
         total += term.factor**2 * deviation**2
