@@ -2,7 +2,8 @@
 
 ``cases.json`` has as many steps as the fault needs to show itself, which for large nets can
 be three; a repair needs more. Here such a program gets the steps in which a published fix
-helps, and smaller batches, images or layers where the fault does not lie in their size, so
+helps, and smaller batches, images, layers or shorter
+sequences where the fault does not lie in their size, so
 that one training takes seconds. The numbers are frozen: every host trains the same programs.
 """
 
@@ -29,6 +30,7 @@ class Length:
         steps: Optimizer steps.
         batch: Samples in a batch.
         side: Pixels of an image, across and down; for nets that take any.
+        time: Steps of a sequence.
         width: (units of a hidden layer there, here).
         seconds: Processor time of one training, measured once; for the estimate only.
     """
@@ -36,6 +38,7 @@ class Length:
     steps: int = 0
     batch: int = 0
     side: int = 0
+    time: int = 0
     width: tuple[int, int] | None = None
     seconds: float = SECONDS
 
@@ -50,6 +53,9 @@ LENGTHS = {
     "tb-cnn-sigmoid-6": Length(steps=600, batch=32, side=14, seconds=10.8),
     "tb-cnn-unscaled-sgd": Length(steps=120, batch=16, seconds=2.4),
     "tb-deep-plain-30-std001": Length(steps=180, batch=32, seconds=3.0),
+    "tb-gan-ttur-d20x": Length(steps=50, batch=8, seconds=3.6),
+    "tb-lstm-forget-bias-neg": Length(steps=400, batch=32, time=40, seconds=4.4),
+    "tb-rnn-tanh-parity200": Length(steps=600, batch=32, time=50, seconds=4.0),
     "umlaut-b-linear-lr-1e3": Length(steps=60, batch=16, seconds=4.2),
     "wgan-clip-explode": Length(steps=32, batch=32, seconds=8.0),
     "wgan-clip-vanish": Length(steps=100, width=(512, 64), seconds=4.5),
@@ -84,6 +90,8 @@ def cut(record: Record, length: Length) -> Record:
         data = record["data"]
         data["input_shape"][1:] = [length.side, length.side]
         data["substitute"]["size"] = length.side
+    if length.time:
+        record["data"]["input_shape"][0] = record["data"]["substitute"]["T"] = length.time
     if length.width is not None:
         _resize(record["layers"], *length.width)
     return record

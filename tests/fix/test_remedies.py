@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
@@ -11,7 +12,14 @@ from evenflow.fix.remedies.slow_down import SlowDown
 from evenflow.fix.remedies.standardise import Standardise
 from evenflow.fix.remedies.unfreeze import Thaw
 from evenflow.fix.remedy import Case, Remedy
-from evenflow.surgery import RemoveOutputActivation, SetLearningRate, SetLoss, SetOutputActivation, Unfreeze
+from evenflow.surgery import (
+    RemoveOutputActivation,
+    SetLearningRate,
+    SetLoss,
+    SetOutputActivation,
+    StandardiseInput,
+    Unfreeze,
+)
 from tests.fix import programs
 
 
@@ -61,6 +69,18 @@ def test_inputs_and_targets_are_standardised_together_before_inputs_as_a_whole()
     names = [[getattr(edit, "name", "") for edit in edits] for edits in made]
     both = ["standardise_input", "standardise_target"]
     assert names == [[both[0]], [both[1]], both, [both[0]]]
+
+
+def test_inputs_are_standardised_by_more_than_a_batch_of_one() -> None:
+    def singles(seed: int) -> list[programs.Batch]:
+        inputs, labels = programs.points()
+        return [(7 * one, label.float()) for one, label in zip(inputs.split(1), labels.split(1), strict=True)]
+
+    four = programs.program(_chain)
+    made = _edits(Standardise(), ef.Program(_chain, four.optimizer, singles, four.loss))
+    whole = 7 * programs.points()[0].double()
+    assert isinstance(made[-1][0], StandardiseInput)
+    assert made[-1][0].std[0] == pytest.approx(float(whole.std(unbiased=False)), rel=1e-6)
 
 
 def test_only_what_is_frozen_is_unfrozen() -> None:

@@ -146,6 +146,9 @@ MODEL_CASES: dict[str, Case] = {
     "dks": Case(ShapeActivation("dks"), lambda: chain(act=nn.SiLU), X),
     "shape calls": Case(ShapeActivation("dks", from_="tanh"), nets.Called, SMALL),
     "batch norm": Case(InsertNorm("batch"), chain, X, bare, "at '*' there is Sequential at the root"),
+    "norm beside a sum": Case(
+        InsertNorm("layer"), lambda: nn.Sequential(nets.Summed(), nn.Linear(8, 3)), SMALL
+    ),
     "batch norm 2d": Case(InsertNorm("batch"), convolutions, IMAGES),
     "layer norm": Case(InsertNorm("layer", position="after"), chain, X),
     "layer norm of images": Case(InsertNorm("layer"), convolutions, IMAGES),
@@ -161,6 +164,8 @@ MODEL_CASES: dict[str, Case] = {
     "skipinit": Case(InsertSkip(), chain, X, bare, "with as many outputs as inputs and stride 1"),
     "layerscale": Case(InsertSkip("layerscale"), convolutions, IMAGES),
     "plain skip": Case(InsertSkip("plain", where="two"), nets.Called, SMALL),
+    "skip of own layers": Case(InsertSkip("plain"), nets.mixes, SMALL),
+    "layerscale of own layers": Case(InsertSkip("layerscale"), nets.mixes, SMALL),
     "rezero of a chain": Case(InsertSkip("rezero", where="branches.*"), nets.Branches, SMALL),
     "pre-LN": Case(PreNorm(), encoder, TOKENS, chain, "Expected post-LN blocks"),
     "pre-LN of own blocks": Case(

@@ -136,6 +136,35 @@ class Branches(nn.Module):
         return self.head(x)
 
 
+class Mix(nn.Module):
+    """A layer of the user's own: rows are mixed, then features, as in a graph convolution."""
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(n_out, n_in))
+        nn.init.xavier_uniform_(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x + x.mean(0)) @ self.weight.t()
+
+
+def mixes() -> nn.Sequential:
+    """Two such layers that give as they take, one that does not, and a head."""
+    return nn.Sequential(Mix(8, 8), nn.ReLU(), Mix(8, 8), nn.ReLU(), Mix(8, 4), nn.ReLU(), nn.Linear(4, 4))
+
+
+class Summed(nn.Module):
+    """A residual block with an activation behind its sum, where no layer tells the features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 8))
+        self.after = nn.Sequential(nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(x + self.body(x))
+
+
 class EndsWithCall(nn.Module):
     def __init__(self) -> None:
         super().__init__()

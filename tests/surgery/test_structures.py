@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from evenflow.surgery import (
     DeepNormScaling,
     InitRecurrent,
+    InsertNorm,
+    InsertSkip,
     Patch,
     PatchError,
     PreNorm,
@@ -19,8 +21,10 @@ from evenflow.surgery import (
     ReplaceCell,
     SetDtype,
     SpectralNorm,
+    layers,
 )
 from evenflow.surgery.pieces.cells import LSTMForRNN, OrthogonalRNN
+from evenflow.surgery.pieces.residual import Residual
 from evenflow.theory import deepnorm
 from tests.surgery import nets
 from tests.surgery.nets import built, chain, encoder, features
@@ -259,3 +263,32 @@ def test_a_part_in_another_type_takes_and_gives_the_old_one() -> None:
     assert edited(x).dtype == torch.float32
     assert edited[2].weight.dtype == torch.float64
     assert seen[0] in (torch.float32, torch.float64)
+
+
+def test_a_skip_around_a_users_own_layer_adds_what_the_layer_took() -> None:
+    model, x = nets.mixes(), features(5, 8)
+    edited = Patch(InsertSkip("plain")).apply(model)
+    hidden = x + torch.relu(model[0](x))
+    hidden = hidden + torch.relu(model[2](hidden))
+    torch.testing.assert_close(edited(x), model[6](torch.relu(model[4](hidden))))
+
+
+def test_a_skip_hands_on_what_else_the_layer_takes() -> None:
+    class Graph(nn.Module):
+        def forward(self, x: Tensor, edges: Tensor) -> Tensor:
+            return edges @ x
+
+    x, edges = features(5, 8), features(5, 5)
+    torch.testing.assert_close(Residual(Graph())(x, edges), x + edges @ x)
+
+
+@pytest.mark.parametrize("module", [nn.Embedding(8, 8), nn.RNNCell(8, 8), nets.mixes(), nets.Mix(8, 4)])
+def test_what_is_no_square_layer_of_the_users_own_is_not_taken_for_one(module: nn.Module) -> None:
+    assert layers.own_square(module) is None
+    assert layers.own_square(nets.Mix(8, 8)) == 8
+
+
+def test_an_activation_behind_a_sum_gets_no_norm() -> None:
+    edited = Patch(InsertNorm("layer")).apply(nets.Summed())
+    assert isinstance(edited.body[1], nn.Sequential)
+    assert isinstance(edited.after[0], nn.ReLU)

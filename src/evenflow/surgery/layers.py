@@ -92,7 +92,18 @@ def features(module: nn.Module) -> int | None:
         value: Any = getattr(module, name, None)
         if isinstance(value, int):
             return value
-    return None
+    return own_square(module)
+
+
+def own_square(module: nn.Module) -> int | None:
+    """Features that a user's own layer takes and gives, told by a single square matrix in it; else None.
+
+    Such is a graph convolution A X Wᵀ with as many outputs as inputs.
+    """
+    if type(module).__module__.split(".")[0] == "torch" or next(module.children(), None) is not None:
+        return None
+    shapes = [tuple(p.shape) for p in module.parameters() if p.dim() > 1]
+    return shapes[0][0] if len(shapes) == 1 and len(shapes[0]) == 2 and len(set(shapes[0])) == 1 else None
 
 
 def dimensions(module: nn.Module) -> int:
@@ -102,12 +113,12 @@ def dimensions(module: nn.Module) -> int:
 
 
 def preserves_shape(module: nn.Module) -> bool:
-    """Whether a linear layer or convolution gives as it takes: same features, same size."""
+    """Whether a layer gives as it takes: same features, same size."""
     if isinstance(module, nn.Linear):
         return module.in_features == module.out_features
     if isinstance(module, CONVOLUTIONS):
         return module.in_channels == module.out_channels and keeps_size(module)
-    return False
+    return own_square(module) is not None
 
 
 def keeps_size(module: nn.Module) -> bool:

@@ -27,8 +27,9 @@ class InsertNorm(Edit):
     Attributes:
         kind: ``batch``, ``layer``, ``group`` or ``rms``. On images layer and RMS norm
             take channels and pixels together.
-        where: Glob over paths. The default is every hidden activation module, or, where the
-            model has none, every hidden layer; a glob may name either.
+        where: Glob over paths. The default is every hidden activation module behind a layer (one
+            behind a sum, where no layer tells the features, is left out), or, where the model has
+            no activation module, every hidden layer; a glob may name either.
         position: ``before`` or ``after`` the module.
         groups: Of a group norm; the largest divisor of the channels up to it is taken.
     """
@@ -61,10 +62,15 @@ class InsertNorm(Edit):
             id(use.place.module) for use in activations.hidden(scene) if not (use.called or use.attribute)
         }
         last = [place.path for place in scene.places() if layers.is_layer(place)][-1:]
+        told = {
+            id(place.module)
+            for place in scene.places()
+            if id(place.module) in hidden and _layer_before(scene, place.path) is not None
+        }
 
         def fits(place: Place) -> bool:
             if self.where == "*" and hidden:
-                return id(place.module) in hidden
+                return id(place.module) in (told or hidden)
             return id(place.module) in hidden or (
                 layers.is_layer(place) and not (self.where == "*" and [place.path] == last)
             )

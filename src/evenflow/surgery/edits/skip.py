@@ -32,7 +32,8 @@ class InsertSkip(Edit):
         kind: ``plain`` (alpha = 1), ``skipinit`` and ``rezero`` (a learned number from 0), or
             ``layerscale`` (one per channel, from 1e-4).
         where: Glob over paths. The default is every linear layer and convolution that
-            gives as it takes, but for the last layer of a chain.
+            gives as it takes, and every layer of the user's own with a single square matrix, such
+            as a graph convolution; but for the last layer of a chain.
         alpha: Where alpha starts, if not as above.
     """
 
@@ -66,7 +67,7 @@ class InsertSkip(Edit):
         def fits(place: Place) -> bool:
             if not _preserves(place.module) or place.path in last:
                 return False
-            return self.where != "*" or (layers.is_layer(place) and place.path != head)
+            return self.where != "*" or (_is_layer(place) and place.path != head)
 
         for place in outermost(scene.select(self.where, fits, self.name, wanted)):
             parts = [place] if place.path == "" else [place, *_behind(scene, place, last)]
@@ -86,7 +87,12 @@ def _head(scene: Scene) -> str | None:
     """Path of the last layer of a model that is a chain: its output is nobody's hidden state."""
     if not isinstance(scene.model, nn.Sequential):
         return None
-    return next((place.path for place in reversed(scene.places()) if layers.is_layer(place)), None)
+    return next((place.path for place in reversed(scene.places()) if _is_layer(place)), None)
+
+
+def _is_layer(place: Place) -> bool:
+    """Whether a module is a layer, of PyTorch's or of the user's own."""
+    return layers.is_layer(place) or layers.own_square(place.module) is not None
 
 
 def _preserves(module: nn.Module) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -20,7 +22,7 @@ class Residual(nn.Module):
         self.body = body
         self.alpha = None if alpha is None else nn.Parameter(torch.full(channels, alpha))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Any shape to the same shape."""
-        y: Tensor = self.body(x)
+    def forward(self, x: Tensor, *others: Any) -> Tensor:
+        """Any shape to the same shape; what else the body takes, such as the edges of a graph, it gets."""
+        y: Tensor = self.body(x, *others)
         return x + (y if self.alpha is None else self.alpha * y)
