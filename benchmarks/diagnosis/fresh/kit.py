@@ -160,9 +160,14 @@ def supervised(
     batch: int = 64,
     metric: Metric = accuracy,
     clip: float | None = None,
+    judge: Callable[[Any], float] | None = None,
+    shuffled: bool = True,
     **more: Any,
 ) -> Program:
-    """The usual loop over shuffled batches."""
+    """The usual loop over shuffled batches; one of all samples, for nodes of a graph, if not ``shuffled``.
+
+    ``judge`` takes the model, where the metric is not one of its outputs.
+    """
 
     def clipped(model: nn.Module) -> None:
         assert clip is not None
@@ -171,10 +176,10 @@ def supervised(
     usual: dict[str, Any] = {
         "build": lambda seed: build(),
         "optimizer": optimizer,
-        "batches": data.batches(batch),
+        "batches": data.batches(batch) if shuffled else lambda seed: [(data.x, data.y)],
         "loss": lambda model, pair: loss(model(pair[0]), pair[1]),
         "steps": steps,
-        "metric": judged(data, metric),
+        "metric": judge or judged(data, metric),
         "before_step": None if clip is None else clipped,
     }
     return Program(**{**usual, **more})

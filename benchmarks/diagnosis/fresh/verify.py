@@ -11,13 +11,16 @@ A symptom counts as seen if
 
 * ``non_finite``: a loss or a gradient is NaN or infinite;
 * ``vanishing_gradient``: some weight's gradient has an RMS below 1e-3 of the largest one's, in at
-  least half of the samples of the training (which is sampled at its start and ten times more);
+  least half of the samples of the training (which is sampled at its start and ten times more); or, of
+  models that play against each other, one's whole gradient ends below 1e-3 of where it started;
 * ``exploding_gradient``: the norm of the whole gradient passes 1e3, or an inner weight's gradient is 1e3
   times the last one's;
 * ``dead_units``: half of a rectifier's units are zero for a whole batch, at the end;
-* ``saturation``: half of a sigmoid's or tanh's outputs are within 1 % of their bounds, at the end;
+* ``saturation``: half of a sigmoid's or tanh's outputs are within 1 % of their bounds, or half of a
+  softmax's rows have one number above .99, at the end;
 * ``loss_not_decreasing``: the loss ends (mean of its last tenth) above 90 % of where it started (its
-  first value, or the mean of its first five if that is less);
+  first value, or the mean of its first five if that is less); or it starts where that of the fixed twin
+  does, within 20 %, comes less than half as far in as many steps, and the metric is worse;
 * ``oscillating``: in the second half, the loss of neighbouring windows of 5 steps differs by 30 % of its
   level or more, in the mean, and the loss ends above half of where it started.
 
@@ -32,6 +35,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -60,18 +64,20 @@ class Units(TorchFunctionMode):
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", "").rstrip("_")
-        if name in ("relu", "tanh", "sigmoid"):
+        if name in ("relu", "tanh", "sigmoid", "softmax"):
             value = result.detach().float()
             if name == "relu" and value.dim() > 1:
                 if value.dim() == 4:
                     value = value.movedim(1, -1)
                 zero = (value.flatten(0, -2) <= 0).all(0)
                 self.dead = max(self.dead, float(zero.float().mean()))
-            elif name != "relu":
+            elif name in ("tanh", "sigmoid"):
                 low, high = (-1.0, 1.0) if name == "tanh" else (0.0, 1.0)
                 margin = 0.01 * (high - low)
                 near = (value < low + margin) | (value > high - margin)
                 self.saturated = max(self.saturated, float(near.float().mean()))
+            elif name == "softmax" and value.shape[-1] > 1:
+                self.saturated = max(self.saturated, float((value.amax(-1) > 0.99).float().mean()))
         return result
 
 
@@ -80,18 +86,20 @@ def measured(program: Program, seed: int) -> dict[str, Any]:
     training = program.start(seed)
     every = max(1, program.steps // SAMPLES)
     norms: list[float] = []
+    by_role: dict[str, list[float]] = {role: [] for role in training.models}
     ratios: list[tuple[float, float]] = []
     models = list(training.models.values())
     weights = [p for model in models for p in model.parameters() if p.dim() > 1]
 
-    def before_step(optimizer: Any, *_: Any) -> None:
+    def before_step(role: str, optimizer: Any, *_: Any) -> None:
         grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norms.append(math.sqrt(sum(float(g.double().square().sum()) for g in grads)))
+        by_role[role].append(norms[-1])
         if (len(norms) - 1) % every == 0:
             ratios.append(_spread(weights))
 
-    for optimizer in training.optimizers.values():
-        optimizer.register_step_pre_hook(before_step)
+    for role, optimizer in training.optimizers.items():
+        optimizer.register_step_pre_hook(partial(before_step, role))
     losses: list[float] = []
     began = time.process_time()
     for figures in training.run():
@@ -113,6 +121,9 @@ def measured(program: Program, seed: int) -> dict[str, Any]:
         "gradient_norm": [norms[0], max((one for one in norms if math.isfinite(one)), default=math.nan)],
         "least_to_largest": sorted(one[0] for one in ratios)[len(ratios) // 2],
         "largest_to_last": sorted(one[1] for one in ratios)[len(ratios) // 2],
+        "faded": min(_mean(one[-tenth:]) / max(_mean(one[:5]), 1e-300) for one in by_role.values())
+        if len(by_role) > 1
+        else 1.0,
         "dead": units.dead,
         "saturated": units.saturated,
         "swing": _swing(losses),
@@ -159,7 +170,7 @@ def seen(facts: dict[str, Any]) -> list[str]:
     top = facts["gradient_norm"][1]
     found = {
         "non_finite": not facts["finite"],
-        "vanishing_gradient": facts["least_to_largest"] < 1e-3,
+        "vanishing_gradient": facts["least_to_largest"] < 1e-3 or facts.get("faded", 1.0) < 1e-3,
         "exploding_gradient": top is None or top > 1e3 or facts["largest_to_last"] > 1e3,
         "dead_units": facts["dead"] >= 0.5,
         "saturation": facts["saturated"] >= 0.5,
@@ -186,10 +197,21 @@ def verified(one: Entry) -> dict[str, Any]:
     facts["fixed_symptoms"] = seen(fixed)
     gained = facts["metric"] is not None and fixed["metric"] is not None
     helps = gained and fixed["metric"] - facts["metric"] >= HELPS
+    slow = helps and _slow(facts["loss"], fixed["loss"])
+    if slow and "loss_not_decreasing" not in facts["symptoms"]:
+        facts["symptoms"].append("loss_not_decreasing")
     told = set(one.symptoms) & set(facts["symptoms"])
     harmless = gained and fixed["metric"] < facts["metric"] - HELPS
     facts["reproduced"] = helps or (bool(told - set(facts["fixed_symptoms"])) and not harmless)
     return facts
+
+
+def _slow(loss: list[float | None], fixed: list[float | None]) -> bool:
+    """Whether a loss starts with that of the fixed twin, and comes less than half as far."""
+    first, last, fixed_first, fixed_last = *loss, *fixed
+    if first is None or last is None or fixed_first is None or fixed_last is None:
+        return False
+    return abs(first - fixed_first) < 0.2 * abs(first) and first - last < 0.5 * (fixed_first - fixed_last)
 
 
 def main() -> None:
