@@ -284,3 +284,19 @@ def test_the_oracle_can_fail() -> None:
     site, excess = worst(found)
     assert site == "wrong"
     assert excess == pytest.approx(0.26)
+
+
+def test_gains_that_differ() -> None:
+    """DCGAN draws the gains of its norms: γ x̂ goes into the rectifier, and x̂ into the gradient of γ."""
+
+    def build() -> nn.Module:
+        norm = nn.BatchNorm2d(64)
+        nn.init.normal_(norm.weight, 1, 0.02)
+        return nn.Sequential(
+            nn.Conv2d(16, 64, 3), norm, nn.LeakyReLU(0.2), nn.Conv2d(64, 1, 4), nn.Flatten(0)
+        )
+
+    ones = torch.ones(16)
+    found = disagreement(build, randn(16, 16, 6, 6), lambda y: F.binary_cross_entropy_with_logits(y, ones))
+    error, standard = found["parameter_gradient:1.weight"]
+    assert abs(error) < 0.02 + 3 * standard

@@ -263,7 +263,7 @@ def forget() -> None:
 
 
 def _cross(x: Field, y: Field) -> Table | None:
-    from evenflow.predict.pointwise import Expression, cross_expressions
+    from evenflow.predict.pointwise import Expression, cross_expressions, cross_with_atom, made_of
 
     for first, second in ((x, y), (y, x)):
         spread = _spread_sum(second)
@@ -277,6 +277,11 @@ def _cross(x: Field, y: Field) -> Table | None:
             return pair if pair is None or second is y else pair.swapped()
     if isinstance(x, Expression) or isinstance(y, Expression):
         return cross_expressions(x, y)
+    if y in made_of(x):
+        return cross_with_atom(x, y)
+    if x in made_of(y):
+        pair = cross_with_atom(y, x)
+        return None if pair is None else pair.swapped()
     found: Table | None
     alike = getattr(x, "cross", None)
     if alike is not None and type(x) is type(y):

@@ -444,6 +444,18 @@ def as_field(x: Field) -> Field:
     return x.as_one
 
 
+def made_of(x: Field) -> tuple[Field, ...]:
+    """What the expression behind a field is a function of."""
+    source = x.parts[0] if isinstance(x, Made) and x.key == "same" else None
+    return source.atoms if isinstance(source, Expression) else ()
+
+
+def cross_with_atom(x: Field, atom: Field) -> Table | None:
+    """E x_i y_j of a field that was an expression with what that is a function of."""
+    source = x.parts[0]  # type: ignore[attr-defined]
+    return cross_expressions(Expression(source.shape, source.terms), atom)
+
+
 def _same(table: Table) -> Table:
     return table
 
@@ -478,15 +490,15 @@ def _routed_by(routed: Field, other: Field) -> bool:
 
 
 def _conditioned(term: Term) -> list[Term]:
-    """A product f(u)·x in which x is part of the sum u, with x = β u + r and r independent of u.
+    """A product f(u)·x in which x is part of u = x + y or γ x + y, with x = β u + r and r independent of u.
 
-    β = cov(x, u)/var(u), so that r and u, jointly Gaussian, have covariance zero.
+    β = cov(x, u)/var(u), so that r and u, jointly Gaussian if γ varies little, have covariance zero.
     """
     for u, f in term.functions:
-        if not isinstance(u, Sum) or f.linear:
+        if f.linear:
             continue
         for x, g in term.functions:
-            if g.linear and x.shape == u.shape and any(part is x for _, part in u.terms):
+            if g.linear and x.shape == u.shape and _is_part(x, u):
                 pair = cross(u, x)
                 variance = u.table.mean_square - u.table.average**2
                 if pair is None or variance <= 0:
@@ -502,6 +514,13 @@ def _conditioned(term: Term) -> list[Term]:
                     Term(term.factor, (*others.items(), (rest, VARIABLE))),
                 ]
     return [term]
+
+
+def _is_part(x: Field, u: Field) -> bool:
+    """Whether a field is one of the terms of another, or a factor of one."""
+    if isinstance(u, Sum):
+        return any(part is x for _, part in u.terms)
+    return x in made_of(u)
 
 
 def _unary(
