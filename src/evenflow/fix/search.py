@@ -6,8 +6,9 @@ measuring the others takes minutes.
 
 *Waves.* Candidates come a few at a time, the most promising first, and are screened only
 then. They *race* from one seed for half a trial; those that break or do worse than the
-program go. The best *duel*: they train beside the unpatched program from several seeds,
-with the same weights where the patch leaves them and the same batches. Once a patch is
+program go. The best *duel*: they train beside the unpatched program from one seed, and those
+that gain there from several, with the same weights where the patch leaves them and the same
+batches; one that gained from every seed and is in doubt gets more of them at once. Once a patch is
 confirmed, the next wave races against it, and the first wave without a better one is the last.
 *Growth.* Programs have more than one fault. The best patch is joined with what else was
 promising, one edit more at a time, for as long as the larger patch is confirmed to be better.
@@ -26,17 +27,17 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
 
 import torch
 
 from evenflow.check import Report, check
 from evenflow.errors import EvenflowError
 from evenflow.fix.candidates import Candidate, at_other_rates, left_out
-from evenflow.fix.course import Course
-from evenflow.fix.outcome import Outcome, Proof, Refuted, Tried, Verdict, proved, ranked
+from evenflow.fix.outcome import Outcome, Refuted, Tried, Verdict, proved, ranked
 from evenflow.fix.remedy import Case
-from evenflow.fix.subject import Job, OfProgram, Subject
+from evenflow.fix.subject import OfProgram, Subject
+from evenflow.fix.track import Track, silently
+from evenflow.fix.trials import Trials, other_loss
 from evenflow.lab.verdict import number
 from evenflow.parallel import Workers
 from evenflow.program import Program
@@ -59,6 +60,8 @@ PROMISING = 2
 DOUBTFUL = 2
 """Patches with a gain that is not beyond doubt, which are tried from more seeds if no other is confirmed. A
 second look makes a chance confirmation somewhat likelier than 2.5 %, at most twice."""
+GAINING = 2
+"""Patches that duel from more than one seed, the best from the first."""
 PAIRED = 4
 """Patches that are combined with each other, if none alone is confirmed."""
 LARGEST = 3
@@ -68,22 +71,12 @@ MISSES = 2
 LONGER = 4
 """Length of the last trials of all, in trials, if nothing else was confirmed."""
 
+DEAR = 10
+"""Whole trainings that a search may take before it is content with what was confirmed."""
 PROVEN = 2
 """Patches that are trained to the end before one is offered: the fastest is not always the best."""
 ATTEMPTS = 4
 """Patches that are trained to the end at most, while none is better there."""
-
-
-class Track(Protocol):
-    """Passes items through and shows how far they got, under a title."""
-
-    def __call__(self, title: str, items: Iterable[Any], total: int) -> Iterable[Any]:
-        """The same items."""
-
-
-def silently(title: str, items: Iterable[Any], total: int) -> Iterable[Any]:
-    """Shows nothing."""
-    return items
 
 
 AND = " and "
@@ -165,14 +158,14 @@ def searched(
         steps: Length of a trial.
         workers: Who trains.
         track: Is told how far the search is.
-        longest: Length of the whole training, up to which a trial may be longer; if it is not known, none is.
+        longest: Length of the whole training, up to which a trial may be longer; 0 if it is not known.
         prove: Whether the best are trained for that long.
     """
-    search = _Search(subject, seeds, steps, workers, track, max(steps, min(longest, LONGER * steps)))
+    search = _Search(subject, seeds, steps, Trials(subject, workers, track), track, longest)
     try:
         search.run()
         if prove:
-            search.prove(longest)
+            search.prove()
     except KeyboardInterrupt:
         return search.outcome(interrupted=True)
     return search.outcome()
@@ -186,17 +179,16 @@ class _Search:
         subject: Subject,
         seeds: tuple[int, ...],
         steps: int,
-        workers: Workers,
+        trainer: Trials,
         track: Track,
-        longest: int,
+        whole: int,
     ) -> None:
-        self.subject, self.seeds, self.steps, self.longest = subject, seeds, steps, longest
-        self.workers, self.track = workers, track
+        self.subject, self.seeds, self.steps, self.whole = subject, seeds, steps, whole
+        self.trainer, self.track = trainer, track
         self.trials: list[Tried] = []
         self.refuted: list[Refuted] = []
         self.advice: list[str] = []
         self._candidates: list[Candidate] = []
-        self._courses: dict[tuple[str, int, int], Course] = {}
 
     def run(self) -> None:
         """All of it."""
@@ -210,33 +202,42 @@ class _Search:
                 return
         rest = [one for one in self._candidates if not one.first]
         for start in range(0, len(rest), WAVE):
-            if not self._try(rest[start : start + WAVE]) and self._best() is not None:
+            better = self._try(rest[start : start + WAVE])
+            if self._best() is None:
+                self._doubted(surely=True)
+            if (self._best() is not None and not better) or self._is_dear():
                 break
+        if self._best() is None:
+            self._second_string()
         if self._best() is None:
             self._doubted()
         if self._best() is None:
             self._try(self._pairs())
-        if self._best() is None and self.longest > self.steps:
+        if self._best() is None:
             self._prolonged()
         missed = 0
-        while missed < MISSES and (grown := self._grown()):
+        while missed < MISSES and not self._is_dear() and (grown := self._grown()):
             missed = 0 if self._try(grown) else missed + 1
-        self._try(self._tuned())
+        if not self._is_dear():
+            self._try(self._tuned())
 
-    def prove(self, steps: int) -> None:
+    def _is_dear(self) -> bool:
+        """Whether there is something to offer, and the search has cost enough."""
+        return self._best() is not None and self.trainer.steps > DEAR * self.whole > 0
+
+    def prove(self) -> None:
         """Train the best to the end, until one is better there than the program as it is."""
         confirmed = ranked(self._confirmed())
-        if any(trial.steps >= steps for trial in confirmed):  # trials that were whole trainings
-            return
-        finalists = confirmed[:ATTEMPTS]
-        while finalists and not any(trial.proof for trial in self._confirmed()):
-            now, finalists = finalists[:PROVEN], finalists[PROVEN:]
-            jobs: list[Job] = [(None, self.seeds[0], steps)]
-            jobs += [(trial.patch, self.seeds[0], steps) for trial in now]
-            baseline, *courses = self._trained(jobs, f"proof, {steps} steps")
-            for trial, course in zip(now, courses, strict=True):
-                other = _other_loss(trial.patch)
-                proof = Proof(steps, baseline.score(other_loss=other), course.score(other_loss=other))
+        if not confirmed or any(trial.steps >= self.whole for trial in confirmed):
+            return  # nothing to prove, or trials that were whole trainings
+        attempts = 0
+        while attempts < ATTEMPTS and not any(trial.proof for trial in self._confirmed()):
+            now = ranked(self._confirmed())[:PROVEN]
+            if not now and not self._second_string():
+                return
+            attempts += len(now)
+            proofs = self.trainer.proofs([trial.patch for trial in now], self.seeds[0], self.whole)
+            for trial, proof in zip(now, proofs, strict=True):
                 self.trials[self.trials.index(trial)] = replace(trial, proof=proof)
 
     def outcome(self, *, interrupted: bool = False) -> Outcome:
@@ -323,10 +324,10 @@ class _Search:
         """Those that go on: the best, and while nothing is confirmed the most promising ones."""
         if not candidates:
             return []
-        steps, best = min(self.steps, max(SHORTEST // 2, round(RACE * self.steps))), self._best()
+        steps, best = max(1, round(RACE * self.steps)), self._best()
         rival = None if best is None else best.patch
         jobs = [(patch, self.seeds[0], steps) for patch in (None, rival, *(one.patch for one in candidates))]
-        baseline, to_beat, *courses = self._trained(jobs, f"race, {steps} steps")
+        baseline, to_beat, *courses = self.trainer.trained(jobs, f"race, {steps} steps")
         left = []
         for one, course in zip(candidates, courses, strict=True):
             if course.broken:
@@ -336,7 +337,7 @@ class _Search:
                 why = f"It changes nothing: {steps} losses are the same to the bit."
                 self.refuted.append(Refuted(one.patch, one.remedy, why))
             else:
-                other = _other_loss(one.patch) or (rival is not None and _other_loss(rival))
+                other = other_loss(one.patch) or other_loss(rival)
                 score, before = course.score(other_loss=other), to_beat.score(other_loss=other)
                 left.append((score, course.fallen, before, one))
         left.sort(key=lambda entry: entry[:2], reverse=True)
@@ -358,72 +359,57 @@ class _Search:
             self.refuted.append(Refuted(one.patch, one.remedy, why))
         return kept
 
-    def _duel(self, finalists: Sequence[Candidate]) -> None:
-        self.trials += self._paired(finalists, self.seeds, self.steps)
+    def _duel(self, finalists: Sequence[Candidate], steps: int | None = None) -> None:
+        """From one seed, and those that gain there from all."""
+        steps = self.steps if steps is None else steps
+        first = self.trainer.paired(finalists, self.seeds[:1], steps)
+        self.trials += first
+        gaining = _by_score(trial for trial in first if self._gains(trial))[:GAINING]
+        again = [one for one in finalists if any(one.patch == trial.patch for trial in gaining)]
+        self._replace(self.trainer.paired(again, self.seeds, steps))
 
-    def _doubted(self) -> None:
-        """The best of the doubtful from as many seeds again."""
-        doubtful = _by_effect(
-            one for one in self.trials if one.verdict is Verdict.INCONCLUSIVE and one.effect > 0
-        )[:DOUBTFUL]
+    def _gains(self, trial: Tried) -> bool:
+        """Whether it beats from its first seed what it has to: the program, and the best patch."""
+        best = self._best()
+        rival = None if best is None or best.measure != trial.measure or best.steps != trial.steps else best
+        return trial.effect > 0 and (rival is None or trial.patched[0] > rival.patched[0])
+
+    def _second_string(self) -> bool:
+        """What gained from one seed and was not among the best there, from all; whether there is any."""
+        left = [one for one in self.trials if len(one.baseline) == 1 < len(self.seeds) and one.effect > 0]
+        now = _by_score(one for one in left if one.steps == self.steps)[:GAINING]
+        self._replace(self.trainer.paired([_again(one) for one in now], self.seeds, self.steps))
+        return bool(now)
+
+    def _doubted(self, *, surely: bool = False) -> None:
+        """The best of the doubtful from as many seeds again.
+
+        Args:
+            surely: Only one, and only if it was better from every seed so far.
+        """
+        doubtful = [
+            trial
+            for trial in self.trials
+            if trial.verdict is Verdict.INCONCLUSIVE
+            and 1 < len(trial.baseline) <= len(self.seeds)
+            and (min(trial.differences) if surely else trial.effect) > 0
+        ]
         left = max(self.seeds) + 1
         seeds = (*self.seeds, *range(left, left + len(self.seeds)))
-        for trial in self._paired([_again(one) for one in doubtful], seeds, self.steps):
-            self.trials[[one.patch for one in self.trials].index(trial.patch)] = trial
+        chosen = _by_effect(doubtful)[: 1 if surely else DOUBTFUL]
+        self._replace(self.trainer.paired([_again(one) for one in chosen], seeds, self.steps))
 
     def _prolonged(self) -> None:
         """The best of all in longer trials."""
-        best = _by_effect(self.trials)[:FINALISTS]
-        self.trials += self._paired([_again(one) for one in best], self.seeds, self.longest)
+        longer = min(self.whole, LONGER * self.steps)
+        if longer > self.steps:
+            self._duel([_again(one) for one in _by_effect(self.trials)[:FINALISTS]], longer)
 
-    def _paired(self, finalists: Sequence[Candidate], seeds: tuple[int, ...], steps: int) -> list[Tried]:
-        if not finalists:
-            return []
-        jobs = [(patch, seed, steps) for patch in (None, *(one.patch for one in finalists)) for seed in seeds]
-        courses = self._trained(jobs, f"trials, {steps} steps")
-        count = len(seeds)
-        baseline, trials = courses[:count], []
-        for position, one in enumerate(finalists, start=1):
-            own = courses[position * count : (position + 1) * count]
-            other = _other_loss(one.patch)
-            trials.append(
-                Tried(
-                    one.patch,
-                    one.remedy,
-                    one.reason,
-                    steps,
-                    tuple(course.score(other_loss=other) for course in baseline),
-                    tuple(course.score(other_loss=other) for course in own),
-                    math.fsum(course.seconds for course in own) / count,
-                    tuple(course.losses for course in baseline),
-                    tuple(course.losses for course in own),
-                    own[0].code,
-                    measure=_measure(own, other=other),
-                )
-            )
-        return trials
-
-    def _trained(self, jobs: Sequence[Job], title: str) -> list[Course]:
-        """A course for each (patch, seed, steps); those of before are not trained again."""
-        keys = [("" if patch is None else patch.to_json(), seed, steps) for patch, seed, steps in jobs]
-        todo = [
-            (key, job) for key, job in dict(zip(keys, jobs, strict=True)).items() if key not in self._courses
-        ]
-        results = self.workers.map(self.subject.course(), [job for _, job in todo])
-        for (key, _), course in zip(todo, self.track(title, results, len(todo)), strict=True):
-            self._courses[key] = course
-        return [self._courses[key] for key in keys]
-
-
-def _measure(courses: Sequence[Course], *, other: bool) -> str:
-    """What their score is; see :meth:`Course.score`."""
-    if any(course.metric is not None for course in courses):
-        return "metric"
-    return "fall" if other else "loss"
-
-
-def _other_loss(patch: Patch) -> bool:
-    return "loss" in patch.touches
+    def _replace(self, more: Iterable[Tried]) -> None:
+        """Put trials from more seeds in the places of those from few."""
+        for trial in more:
+            same = [one.patch == trial.patch and one.steps == trial.steps for one in self.trials]
+            self.trials[same.index(True)] = trial
 
 
 def _joined(a: Candidate | Tried, b: Candidate | Tried) -> Candidate:
@@ -432,6 +418,13 @@ def _joined(a: Candidate | Tried, b: Candidate | Tried) -> Candidate:
 
 def _again(trial: Tried) -> Candidate:
     return Candidate(trial.patch, trial.remedy, trial.reason, 1.0)
+
+
+def _by_score(trials: Iterable[Tried]) -> list[Tried]:
+    """The best from the first seed; where the baseline broke, gains are no measure of it."""
+    trials = list(trials)
+    comparable = len({trial.measure for trial in trials}) == 1
+    return sorted(trials, key=lambda trial: -(trial.patched[0] if comparable else trial.effect))
 
 
 def _by_effect(trials: Iterable[Tried]) -> list[Tried]:

@@ -16,7 +16,7 @@ from evenflow.cli.output import bars, save
 
 if TYPE_CHECKING:
     from evenflow.fix import Outcome
-    from evenflow.fix.search import Track
+    from evenflow.fix.track import Track
     from evenflow.program import Program
 
 

@@ -10,7 +10,7 @@ from jinja2.utils import htmlsafe_json_dumps
 
 from evenflow import __version__
 from evenflow.cli.fix.pictures import pictures
-from evenflow.cli.fix.table import cells, ending, lengths, ranked, verdict
+from evenflow.cli.fix.table import cells, ending, lengths, most_seeds, ranked, verdict
 from evenflow.cli.lab.charts import spec
 from evenflow.fix import Outcome
 from evenflow.fix.outcome import Verdict
@@ -44,7 +44,7 @@ def render_page(outcome: Outcome, subject: str, code: str = "") -> str:
         sign="✓" if good else "▲",
         verdict=verdict(outcome),
         headline=headline(outcome.report.diagnosis),
-        seeds=len(outcome.trials[0].baseline) if outcome.trials else 0,
+        seeds=most_seeds(outcome),
         steps=lengths(outcome),
         rows=[
             {

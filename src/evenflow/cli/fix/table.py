@@ -55,6 +55,11 @@ def lengths(outcome: Outcome) -> str:
     return " or ".join(str(steps) for steps in sorted({trial.steps for trial in outcome.trials})) or "0"
 
 
+def most_seeds(outcome: Outcome) -> int:
+    """Of the trial from most seeds; what lost from the first has no others."""
+    return max((len(trial.baseline) for trial in outcome.trials), default=0)
+
+
 def verdict(outcome: Outcome) -> str:
     """All of it in a sentence."""
     if outcome.report.healthy:
@@ -87,8 +92,7 @@ def show(outcome: Outcome, console: Console, *, everything: bool) -> None:
             table.add_row(Text(said, style=_STYLES[said]), *rest)
         console.print(table)
         console.print(
-            f"Means over {len(outcome.trials[0].baseline)} seeds after {lengths(outcome)} steps; "
-            "more is better.",
+            f"Means over up to {most_seeds(outcome)} seeds after {lengths(outcome)} steps; more is better.",
             style="dim",
             highlight=False,
         )

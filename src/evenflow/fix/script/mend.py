@@ -15,8 +15,9 @@ from evenflow.fix.course import Course
 from evenflow.fix.outcome import Outcome
 from evenflow.fix.script.process import Script
 from evenflow.fix.script.scout import Findings
-from evenflow.fix.search import Track, searched, silently
+from evenflow.fix.search import searched
 from evenflow.fix.subject import Job
+from evenflow.fix.track import Track, silently
 from evenflow.flow import Flow
 from evenflow.parallel import Workers
 from evenflow.surgery import Patch
