@@ -133,10 +133,8 @@ def _predict(model: nn.Module, inputs: Any, loss: Any, seed: int, interpreter: I
             sdpa_kernel(SDPBackend.MATH),
             fused_attention(),
             recurrence_of_the_cpu(),
-            KeptNumbers(),
-            interpreter,
         ):
-            with steps if recurrent else contextlib.nullcontext(), recorder:
+            with KeptNumbers(), interpreter, steps if recurrent else contextlib.nullcontext(), recorder:
                 try:
                     output = model(*args, **kwargs)
                 except NoRuleError as error:
@@ -148,7 +146,8 @@ def _predict(model: nn.Module, inputs: Any, loss: Any, seed: int, interpreter: I
                 goal = objective(output, loss, seed=seed)
             graph.build(goal.roots)
             with gradients_aside([*graph.leaves.values(), *model.parameters()]):
-                torch.autograd.backward(goal.roots, _seeds(goal, interpreter))
+                with KeptNumbers(), interpreter:
+                    torch.autograd.backward(goal.roots, _seeds(goal, interpreter))
                 gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
                 rows = [
                     *op_rows(recorder.tape, graph),
@@ -212,10 +211,10 @@ def _honest(row: Row) -> Row:
         return dataclasses.replace(row, stats=None)
     if not isinstance(stats, PredictedStats):
         return row
-    row = dataclasses.replace(row, stats=stats.plain)
-    if row.site.role is Role.PARAMETER or stats.mean_square == 0.0:
-        return row
-    return dataclasses.replace(row, half_width=half_width(stats.log_variance))
+    sure = row.site.role is Role.PARAMETER or stats.mean_square == 0.0
+    return dataclasses.replace(
+        row, stats=stats.plain, half_width=None if sure else half_width(stats.log_variance)
+    )
 
 
 @final

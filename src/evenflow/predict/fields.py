@@ -25,7 +25,7 @@ References:
 from __future__ import annotations
 
 import itertools
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 from functools import cached_property
 from typing import final
@@ -39,7 +39,7 @@ from evenflow.predict.table import Table, align, independent_pair, measured
 _sources = itertools.count()
 
 
-class Field(ABC):
+class Field:
     """A random tensor.
 
     Attributes:

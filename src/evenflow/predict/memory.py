@@ -24,11 +24,17 @@ _UNKNOWN = object()
 
 @dataclass(slots=True)
 class _Storage:
-    """What one storage holds: fields by place, with the time at which they were written."""
+    """What one storage holds: fields by place, with the time at which they were written.
 
+    It is kept, so that no other gets its address. The tensors are not: autograd keeps a
+    gradient that nobody else holds, and copies any other.
+    """
+
+    storage: torch.UntypedStorage
     time: int = 0
     latest: _Place | None = None
     fields: dict[_Place, tuple[int, Any]] = field(default_factory=dict)
+    unwritten: bool = False
 
 
 @final
@@ -46,14 +52,19 @@ class Memory:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._storages: dict[int, _Storage] = {}
-        self._kept: list[Tensor] = []
         self._real: dict[int, tuple[Tensor, Leaf]] = {}
-        self._unwritten: dict[int, Tensor] = {}
         self.parts_are_zero = False
 
     def note_unwritten(self, tensor: Tensor) -> None:
         """Say that a tensor is new memory that nobody wrote to yet."""
-        self._unwritten[tensor.untyped_storage()._cdata] = tensor
+        self._storage_of(tensor).unwritten = True
+
+    def _storage_of(self, tensor: Tensor) -> _Storage:
+        storage = tensor.untyped_storage()
+        found = self._storages.get(storage._cdata)
+        if found is None:
+            found = self._storages[storage._cdata] = _Storage(storage)
+        return found
 
     def read(self, tensor: Tensor) -> Field | None:
         """The field of a tensor; None if it is not known."""
@@ -76,16 +87,12 @@ class Memory:
 
     def put(self, tensor: Tensor, value: Field | None) -> None:
         """Say what a tensor holds from now on."""
-        self._kept.append(tensor)
-        place = _place(tensor)
-        memory = self._storages.get(place[0])
-        if memory is None:
-            memory = self._storages[place[0]] = _Storage()
-        memory.fields[place] = (memory.time, _UNKNOWN if value is None else value)
+        memory = self._storage_of(tensor)
+        memory.fields[_place(tensor)] = (memory.time, _UNKNOWN if value is None else value)
 
     def write(self, tensor: Tensor, value: Field | None) -> None:
         """As :meth:`set_field`, for memory that other views may share."""
-        memory = self._storages.setdefault(tensor.untyped_storage()._cdata, _Storage())
+        memory = self._storage_of(tensor)
         base = tensor._base if tensor._is_view() else None
         whole: Field | None = None
         if base is not None and base.numel() != tensor.numel():
@@ -110,7 +117,7 @@ class Memory:
     def _patched(self, base: Tensor, part: Tensor, value: Field | None) -> Field | None:
         """The field of a tensor of which a part was overwritten."""
         old = self.read(base)
-        if old is None and base.is_floating_point() and base.untyped_storage()._cdata in self._unwritten:
+        if old is None and base.is_floating_point() and self._storage_of(base).unwritten:
             if self.parts_are_zero:
                 old = Leaf(constant(base.shape, 0.0))
             elif isinstance(value, Leaf) and value.values is not None:

@@ -120,6 +120,8 @@ def _rescaled(table: Table, factor: float) -> Table:
     for name in ("axes", "shape", "centred"):
         if name in known:
             memory[name] = known[name]
+    memory["mean_square"] = table.mean_square * factor**2
+    memory["average"] = table.average * factor
     if table.mean_square * min(factor**2, 1.0) > LEAST:
         unit, scale = up_to_scale(table)
         memory["unit"] = unit, scale * factor

@@ -232,8 +232,9 @@ class Recorder(_Mode):
         """A module has run."""
         tensor = main_tensor(output)
         if tensor is not None:
-            with torch.no_grad():
-                self._catch_up([tensor])
+            if self._unseen:
+                with torch.no_grad():
+                    self._catch_up([tensor])
             self.tape.outputs.append(ModuleOutput(call, tensor.grad_fn, self._without_node.get(tensor)))
 
     def _enter_function(self, grad_mode: bool, number: int, frame: FrameType) -> None:

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from evenflow.predict import reuse
 from evenflow.predict.fields import Field, Leaf
 from evenflow.predict.rules.registry import Context, rule
-from evenflow.predict.table import independent
+from evenflow.predict.table import Table, independent
+
+
+def _drawn(shape: Sequence[int], variance: float, mean: float = 0.0) -> Table:
+    """Independent entries; layers that are alike share the table, and what is found out about it."""
+    name = ("drawn", tuple(shape), variance, mean)
+    return reuse.once(name, lambda: independent(shape, variance, mean))
 
 
 @rule("normal", "normal_functional")
 def normal(context: Context, output: Any, x: Field | None, mean: float = 0.0, std: float = 1.0) -> Field:
     """N(mean, std²)."""
-    return Leaf(independent(output.shape, std**2, mean))
+    return Leaf(_drawn(output.shape, std**2, mean))
 
 
 @rule("uniform")
 def uniform(context: Context, output: Any, x: Field | None, low: float = 0.0, high: float = 1.0) -> Field:
     """U(low, high): variance (high − low)²/12."""
-    return Leaf(independent(output.shape, (high - low) ** 2 / 12, (low + high) / 2))
+    return Leaf(_drawn(output.shape, (high - low) ** 2 / 12, (low + high) / 2))
 
 
 @rule("randn", "randn_like")
@@ -43,7 +51,7 @@ def bernoulli(context: Context, output: Any, x: Field | None, p: float = 0.5) ->
 def fill(context: Context, output: Any, x: Field | None, value: Any = 0.0) -> Field:
     """One number everywhere."""
     number = value.table.average if isinstance(value, Field) else float(value)
-    return Leaf(independent(output.shape, 0.0, number))
+    return Leaf(_drawn(output.shape, 0.0, number))
 
 
 @rule("linalg_qr")
