@@ -7,7 +7,6 @@ op runs on them; where they are random, no shape can be told.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import Any, Protocol
 
 import torch
@@ -76,15 +75,8 @@ def _twin(fields: Fields, values: Tensor) -> Tensor:
     return twin
 
 
-@cache
-def _is_dynamic(func: Any) -> bool:
-    return torch.Tag.dynamic_output_shape in func.tags
-
-
 def by_entries(func: Any, args: Sequence[Any]) -> bool:
-    """Whether the shape of what an op gives depends on entries."""
-    if not _is_dynamic(func):
-        return False
+    """Whether the shape that an op gives depends on entries, if it is one of those that may."""
     if func is torch.ops.aten.index.Tensor:
         return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
     return True

@@ -178,7 +178,8 @@ class Sum(Field):
         scale = reuse.up_to_scale(self.terms[0][1].table)[1] if self.cotangent else 1.0
         pairs = [cross(x, y) for (_, x), (_, y) in itertools.combinations(self.terms, 2)]
         tables = [field.table for _, field in self.terms]
-        numbers = [None if t is None else reuse.number(t, scale) for t in (*tables, *pairs)]
+        name_of = reuse.as_it_is if scale == 1.0 else lambda table: reuse.number(table, scale)
+        numbers = [None if t is None else name_of(t) for t in (*tables, *pairs)]
         known = all(n is not None or t is None for n, t in zip(numbers, (*tables, *pairs), strict=True))
         name = (self.shape, *(factor for factor, _ in self.terms), *numbers) if known else None
         return reuse.table_of(name, scale, lambda: self._added(pairs))

@@ -19,9 +19,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Iterable
 from typing import Any, final
 
 import torch
@@ -32,7 +30,7 @@ from evenflow.flow import Stats
 from evenflow.predict import entries, pointwise, variety
 from evenflow.predict.fields import Field, Leaf
 from evenflow.predict.memory import Memory
-from evenflow.predict.rules import OUTPUTS, RULES
+from evenflow.predict.ops import Op, op_of
 from evenflow.predict.rules.registry import Context, NoRuleError
 from evenflow.predict.shapes import Shapes
 from evenflow.predict.spread import PredictedStats, log_variance
@@ -43,91 +41,6 @@ _NoDispatch, _NoFunctions = torch._C._DisableTorchDispatch, torch._C.DisableTorc
 
 MAX_KNOWN = 1 << 22
 """Entries up to which a tensor that is not random is computed beside; 4 M hold a mask of 2048²."""
-
-_FILLED = {"zeros": 0.0, "zeros_like": 0.0, "new_zeros": 0.0, "ones": 1.0, "ones_like": 1.0, "new_ones": 1.0}
-_RANDOM = frozenset(
-    {
-        "normal",
-        "uniform",
-        "random",
-        "bernoulli",
-        "exponential",
-        "randn",
-        "rand",
-        "randint",
-        "randperm",
-        "randn_like",
-        "rand_like",
-        "normal_functional",
-        "native_dropout",
-        "multinomial",
-        "cauchy",
-        "geometric",
-        "log_normal",
-    }
-)
-_VIEWS = frozenset({"view", "_unsafe_view", "reshape", "_reshape_alias", "unsqueeze", "squeeze", "expand"})
-"""Their rules keep entries, and with them that a merged axis has factors, which entries alone do not tell."""
-_POINTWISE = frozenset(
-    f"{name}{suffix}"
-    for name in (
-        "celu",
-        "elu",
-        "gelu",
-        "hardshrink",
-        "hardsigmoid",
-        "hardswish",
-        "hardtanh",
-        "leaky_relu",
-        "logit",
-        "log_sigmoid",
-        "mish",
-        "relu",
-        "selu",
-        "sigmoid",
-        "silu",
-        "softplus",
-        "softshrink",
-        "tanh",
-        "threshold",
-    )
-    for suffix in ("", "_backward")
-)
-"""Pointwise ops that PyTorch does not tag as such."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Op:
-    """What its schema says about an op.
-
-    Attributes:
-        func: The op.
-        name: Without overload and underscore.
-        inplace: Whether it writes to its first argument.
-        changes_view: Whether it gives its argument another shape.
-        several: Whether it returns several tensors.
-        pointwise: For pointwise ops, the op that makes a new tensor.
-    """
-
-    func: Any
-    name: str
-    inplace: bool
-    changes_view: bool
-    several: bool
-    pointwise: Any
-
-
-@cache
-def _op(func: Any) -> _Op:
-    full = func._schema.name.split("::")[1]
-    inplace = full.endswith("_") and not full.endswith("__")
-    name = full[:-1] if inplace else full
-    fresh = None
-    if torch.Tag.pointwise in func.tags or name in _POINTWISE:
-        fresh = getattr(getattr(torch.ops.aten, name), func._overloadname) if inplace else func
-    returns = func._schema.returns
-    several = len(returns) != 1 or isinstance(returns[0].type, torch.ListType)
-    return _Op(func, name, inplace, torch.Tag.inplace_view in func.tags, several, fresh)
 
 
 @final
@@ -245,66 +158,69 @@ class Interpreter(TorchDispatchMode):
             return self._run(func, args, kwargs or {})
 
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        op = _op(func)
+        op = op_of(func)
         if op.name == "_local_scalar_dense" and args[0].is_meta:
             return self._number(args[0])
+        if op.renames:
+            return func(*args, **kwargs)
         if op.changes_view:
-            before, layout = self.field_of(args[0]), _layout(op.name, args)
-            output = func(*args, **kwargs)
-            if before is not None:
-                try:
-                    self.set_field(
-                        args[0], RULES[op.name](self._context, output, before, *args[1:], **layout)
-                    )
-                except Exception as error:  # as for rules
-                    self._tell(op.name, error)
-                    self.set_field(args[0], None)
-            return output
-        tensors = [*_tensors(args), *_tensors(tuple(kwargs.values()))] if kwargs else list(_tensors(args))
-        if not all(t.is_meta for t in tensors) or not tensors:
-            if all(not t.is_meta for t in tensors) and kwargs.get("device") != torch.device("meta"):
+            return self._reshaped(op, args, kwargs)
+        tensors = _tensors((*args, *kwargs.values()))
+        if not tensors or not all(t.is_meta for t in tensors):
+            if not any(t.is_meta for t in tensors) and kwargs.get("device") != torch.device("meta"):
                 return func(*args, **kwargs)
             if op.name == "_to_copy" and not tensors[0].is_meta:
                 output = func(*args, **kwargs)
                 self.set_field(output, self.field_of(tensors[0]))
                 return output
             args, kwargs = (_mapped(self._to_meta, part) for part in (args, kwargs))
-            tensors = list(_tensors((*args, *kwargs.values())))
-        if entries.by_entries(func, args):
+            tensors = _tensors((*args, *kwargs.values()))
+        if op.dynamic and entries.by_entries(func, args):
             return entries.run(self, func, args, kwargs)
-        make = OUTPUTS.get(op.name)
-        output = self._shapes.run(func, tuple(args), kwargs) if make is None else make(*args, **kwargs)
+        output = op.makes(*args, **kwargs) if op.makes else self._shapes.run(func, tuple(args), kwargs)
         outputs = list(output) if isinstance(output, (list, tuple)) else [output]
         with _NoDispatch():
             results = self._interpret(op, tensors, outputs, args, kwargs)
         for tensor, value in zip(outputs, results, strict=False):
             if isinstance(tensor, Tensor):
                 if op.inplace or tensor is kwargs.get("out"):
-                    self.write(args[0] if op.inplace else tensor, value)
+                    self._memory.write(args[0] if op.inplace else tensor, value)
                 else:
-                    self.set_field(tensor, value)
+                    self._memory.put(tensor, value)
+        return output
+
+    def _reshaped(self, op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run an op that gives its argument another shape in place."""
+        before, layout = self.field_of(args[0]), _layout(op.name, args)
+        output = op.func(*args, **kwargs)
+        if before is not None:
+            try:
+                if op.rule is None:
+                    raise NoRuleError("no rule for it")
+                self.set_field(args[0], op.rule(self._context, output, before, *args[1:], **layout))
+            except Exception as error:  # as for rules
+                self._tell(op.name, error)
+                self.set_field(args[0], None)
         return output
 
     def _interpret(
-        self, op: _Op, tensors: list[Tensor], outputs: list[Any], args: Any, kwargs: Any
+        self, op: Op, tensors: list[Tensor], outputs: list[Any], args: Any, kwargs: Any
     ) -> list[Field | None]:
         """The fields of the outputs."""
-        name = op.name
         nothing: list[Field | None] = [None] * len(outputs)
         if not any(isinstance(t, Tensor) for t in outputs):
             return nothing
-        if name.startswith(("empty", "new_empty")):
+        if op.allocates:
             self._memory.note_unwritten(outputs[0])
             return nothing if outputs[0].is_floating_point() else [_unwritten(outputs[0])]
-        operands = {id(tensor): self.field_of(tensor) for tensor in tensors}
+        operands = {id(tensor): self._memory.read(tensor) for tensor in tensors}
         known = self._known(op, tensors, operands, outputs, args, kwargs)
         if known is not None:
             return known
-        writes_first = name in _RANDOM or name in ("fill", "zero", "copy")
-        if any(operands[id(t)] is None and not (writes_first and i == 0) for i, t in enumerate(tensors)):
+        if any(operands[id(t)] is None and not (op.overwrites and i == 0) for i, t in enumerate(tensors)):
             return nothing
-        if name not in RULES and not any(isinstance(t, Tensor) and t.is_floating_point() for t in outputs):
-            self.unknown[f"{name}: whole numbers or truth values that depend on random ones"] += 1
+        if op.rule is None and not any(isinstance(t, Tensor) and t.is_floating_point() for t in outputs):
+            self.unknown[f"{op.name}: whole numbers or truth values that depend on random ones"] += 1
             return nothing
 
         def as_field(value: Any) -> Any:
@@ -316,22 +232,22 @@ class Interpreter(TorchDispatchMode):
             for key, value in kwargs.items()
             if key not in ("device", "layout", "pin_memory", "memory_format", "dtype", "generator")
         }
-        options |= _layout(name, args)
+        options |= _layout(op.name, args)
         try:
-            if name in RULES:
-                result = RULES[name](self._context, outputs if op.several else outputs[0], *fields, **options)
+            if op.rule is not None:
+                result = op.rule(self._context, outputs if op.several else outputs[0], *fields, **options)
             elif op.pointwise is not None:
-                result = pointwise.apply(op.pointwise, name, fields, options, outputs[0].shape)
+                result = pointwise.apply(op.pointwise, op.name, fields, options, outputs[0].shape)
             else:
                 raise NoRuleError("no rule for it")
         except Exception as error:  # a rule that fails is a gap to be told, not a crash
-            self._tell(name, error)
+            self._tell(op.name, error)
             return nothing
         return list(result) if isinstance(result, (list, tuple)) else [result]
 
     def _known(
         self,
-        op: _Op,
+        op: Op,
         tensors: list[Tensor],
         operands: dict[int, Field | None],
         outputs: list[Any],
@@ -339,24 +255,24 @@ class Interpreter(TorchDispatchMode):
         kwargs: Any,
     ) -> list[Field | None] | None:
         """Outputs with entries, if all operands have them."""
-        name, inplace = op.name, op.inplace
-        size = sum(t.numel() for t in outputs if isinstance(t, Tensor))
         first = outputs[0]
-        if name in _FILLED or name in ("full", "new_full", "full_like"):
-            value = _FILLED.get(name)
+        if op.fills:
+            value = op.fill
             value = float(args[1] if len(args) > 1 else kwargs["fill_value"]) if value is None else value
-            filled = torch.full(first.shape, value, dtype=first.dtype) if size <= MAX_KNOWN else None
+            filled = (
+                torch.full(first.shape, value, dtype=first.dtype) if _size(outputs) <= MAX_KNOWN else None
+            )
             return [Leaf(constant(first.shape, value), filled)]
-        if name in _RANDOM or size > MAX_KNOWN or (name in _VIEWS and first.is_floating_point()):
+        if op.random or (op.shows and first.is_floating_point()):
             return None
-        if inplace and name in ("fill", "zero"):
-            value = 0.0 if name == "zero" else args[1]
-            if isinstance(value, Tensor):
+        if op.inplace and op.name in ("fill", "zero"):
+            value = 0.0 if op.name == "zero" else args[1]
+            if isinstance(value, Tensor) or _size(outputs) > MAX_KNOWN:
                 return None
             return [
                 Leaf(constant(first.shape, float(value)), torch.full(first.shape, value, dtype=first.dtype))
             ]
-        skip_first = inplace and name == "copy"
+        skip_first = op.inplace and op.name == "copy"
         values: dict[int, Tensor] = {}
         for i, tensor in enumerate(tensors):
             if (skip_first and i == 0) or tensor is kwargs.get("out"):
@@ -365,7 +281,9 @@ class Interpreter(TorchDispatchMode):
             found = operands[id(tensor)]
             if not isinstance(found, Leaf) or found.values is None:
                 return None
-            values[id(tensor)] = found.values.clone() if inplace and i == 0 else found.values
+            values[id(tensor)] = found.values.clone() if op.inplace and i == 0 else found.values
+        if _size(outputs) > MAX_KNOWN:
+            return None
 
         def to_cpu(x: Any) -> Any:
             if isinstance(x, Tensor):
@@ -415,15 +333,22 @@ def _layout(name: str, args: Any) -> dict[str, Any]:
     return {"source": (args[0].stride(), args[0].storage_offset())} if name == "as_strided" else {}
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def _size(outputs: list[Any]) -> int:
+    """Entries of all outputs."""
+    return sum(t.numel() for t in outputs if isinstance(t, Tensor))
+
+
+def _tensors(values: Iterable[Any]) -> list[Tensor]:
     """Tensors among arguments, which nest lists at most."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _tensors(item)
-    elif isinstance(value, dict):
-        yield from _tensors(list(value.values()))
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            found += _tensors(value)
+        elif isinstance(value, dict):
+            found += _tensors(value.values())
+    return found
 
 
 def _mapped(change: Callable[[Any], Any], value: Any) -> Any:

@@ -18,7 +18,8 @@ from evenflow.predict.rules import RULES
 from evenflow.predict.rules.registry import Context, NoRuleError
 from evenflow.predict.table import constant
 
-_Place: TypeAlias = tuple[int, int, tuple[int, ...], tuple[int, ...]]
+_Place: TypeAlias = tuple[int, tuple[int, ...], tuple[int, ...]]
+"""Offset, shape and strides within a storage."""
 _UNKNOWN = object()
 
 
@@ -70,15 +71,15 @@ class Memory:
         """The field of a tensor; None if it is not known."""
         if tensor.numel() == 0:
             return Leaf(None, torch.empty(tensor.shape, dtype=tensor.dtype))
-        if tensor.device.type != "meta":
+        if not tensor.is_meta:
             known = self._real.get(id(tensor))
             if known is None:
                 known = self._real[id(tensor)] = (tensor, Leaf(None, tensor.detach().clone()))
             return known[1]
-        place = _place(tensor)
-        memory = self._storages.get(place[0])
+        memory = self._storages.get(tensor.untyped_storage()._cdata)
         if memory is None:
             return None
+        place = _place(tensor)
         time, found = memory.fields.get(place, (-1, _UNKNOWN))
         if time < memory.time:
             found = self._derived(memory, place, found)
@@ -148,10 +149,11 @@ class Memory:
         _, value = memory.fields[latest]
         if value is _UNKNOWN:
             return _UNKNOWN
-        shape, strides = place[2], place[3]
-        if math.prod(shape) == math.prod(latest[2]):
+        _, shape, strides = place
+        _, whole, steps = latest
+        if math.prod(shape) == math.prod(whole):
             order = sorted(range(len(shape)), key=lambda d: -strides[d])
-            source = sorted(range(len(latest[2])), key=lambda d: -latest[3][d])
+            source = sorted(range(len(whole)), key=lambda d: -steps[d])
             value = RULES["permute"](self._context, None, value, source)
             value = RULES["view"](self._context, None, value, [shape[d] for d in order])
             return RULES["permute"](self._context, None, value, [order.index(d) for d in range(len(shape))])
@@ -165,12 +167,12 @@ def _place(tensor: Tensor) -> _Place:
     shape, strides = tuple(tensor.shape), tensor.stride()
     if 1 in shape:
         strides = tuple(stride if size > 1 else 0 for size, stride in zip(shape, strides, strict=True))
-    return tensor.untyped_storage()._cdata, int(tensor.storage_offset()), shape, strides
+    return int(tensor.storage_offset()), shape, strides
 
 
 def _overlap(first: _Place, second: _Place) -> bool:
     """Whether two places share an entry; True where that is hard to tell."""
-    (_, start_1, shape_1, strides_1), (_, start_2, _, strides_2) = sorted((first, second), key=lambda p: p[1])
+    (start_1, shape_1, strides_1), (start_2, _, strides_2) = sorted((first, second), key=lambda p: p[0])
     span = sum((n - 1) * s for n, s in zip(shape_1, strides_1, strict=True))
     if start_1 + span < start_2:
         return False

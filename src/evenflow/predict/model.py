@@ -22,7 +22,6 @@ from typing import Any, final
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from evenflow.errors import ModelError
 from evenflow.predict.fields import Leaf
@@ -37,7 +36,7 @@ def build_on_meta(build: Callable[[], nn.Module], interpreter: Interpreter) -> n
     Raises:
         ModelError: The builder raised, gave no module, or left a parameter without an initial value.
     """
-    with interpreter, torch.device("meta"), KeptNumbers(), _Initialisers(interpreter):
+    with interpreter, torch.device("meta"), _Initialisers(interpreter):
         try:
             model = build()
             _initialise(model)
@@ -119,7 +118,7 @@ def measured_weights(weights: Tensor) -> Leaf:
 
 
 @final
-class _Initialisers(TorchFunctionMode):
+class _Initialisers(KeptNumbers):
     """Completes the initialisers that do nothing to a tensor without entries.
 
     They ask ``tensor.is_meta`` and return. Seen from here, that question comes
@@ -132,7 +131,7 @@ class _Initialisers(TorchFunctionMode):
         self._interpreter = interpreter
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Answer ``is_meta``; else nothing changes."""
+        """Answer ``is_meta``; else as its base."""
         kwargs = kwargs or {}
         if getattr(func, "__self__", None) is Tensor.is_meta:
             frame = sys._getframe(1)
@@ -140,7 +139,7 @@ class _Initialisers(TorchFunctionMode):
             if write is not None and func(*args):
                 tensor = frame.f_locals["tensor"]
                 self._interpreter.write(tensor, write(**frame.f_locals))
-        return func(*args, **kwargs)
+        return super().__torch_function__(func, types, args, kwargs)
 
 
 def _truncated(tensor: Tensor, mean: float, std: float, a: float, b: float, **_: Any) -> Leaf:

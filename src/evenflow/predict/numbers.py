@@ -7,7 +7,7 @@ sees what they hold.
 
 from __future__ import annotations
 
-from typing import Any, final
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +17,6 @@ _MAKERS = (torch.tensor, torch.as_tensor, torch.from_numpy)
 _INDEXING = (Tensor.__getitem__, Tensor.__setitem__)
 
 
-@final
 class KeptNumbers(TorchFunctionMode):
     """Makes tensors from lists on the CPU first, while it is entered."""
 

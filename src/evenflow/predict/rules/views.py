@@ -564,8 +564,8 @@ def patch(context: Context, base: Any, old: Field, new: Field, part: Any) -> Fie
 @rule("<part>")
 def part(context: Context, value: Field, latest: Any, place: Any) -> Field:
     """A slice read from memory that was written as a whole."""
-    _, base_offset, base_shape, base_stride = latest
-    _, offset, shape, _ = place
+    base_offset, base_shape, base_stride = latest
+    offset, shape, _ = place
     if len(shape) == len(base_shape) and sum(a != b for a, b in zip(shape, base_shape, strict=True)) == 1:
         dim = next(d for d in range(len(shape)) if shape[d] != base_shape[d])
         start = (offset - base_offset) // base_stride[dim] if base_stride[dim] else 0
