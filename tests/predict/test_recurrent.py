@@ -48,8 +48,11 @@ def test_sites_are_those_of_a_measured_batch(name: str) -> None:
             y: torch.Tensor = self.cell(x)[0]
             return y
 
-    x = torch.randn(8, 8, 64)
-    predicted, measured = predict(Net, x), measure(Net(), x)
+    x = torch.randn(8, 8, 64, generator=torch.Generator().manual_seed(0))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = Net()
+    predicted, measured = predict(Net, x), measure(net, x)
     ours, theirs = (
         [row.site.label for row in sorted(flow.select(Role.ACTIVATION), key=lambda row: row.order)]
         for flow in (predicted, measured)

@@ -29,7 +29,7 @@ from evenflow.predict.rules.registry import NoRuleError
 from evenflow.predict.spread import PredictedStats, half_width
 from evenflow.predict.table import constant
 from evenflow.predict.timesteps import RECURRENT, TimeSteps
-from evenflow.predict.trust import doubts
+from evenflow.predict.trust import Doubt, doubts
 from evenflow.trace.calls import CallStack
 from evenflow.trace.cotangent import Objective, objective
 from evenflow.trace.graph import Graph
@@ -165,7 +165,7 @@ def _predict(model: nn.Module, inputs: Any, loss: Any, seed: int, interpreter: I
     ]
     remarks = [f"{what} ({count}×)" for what, count in interpreter.remarks.items()]
     rows = [_honest(row) for row in rows]
-    trust = doubts(model, inputs_given, rows)
+    trust = (*doubts(model, inputs_given, rows), *(Doubt(why, True) for why in interpreter.abstentions))
     return Flow(
         rows,
         "predicted",

@@ -50,6 +50,7 @@ class Interpreter(TorchDispatchMode):
     Attributes:
         unknown: Ops without a rule, counted.
         remarks: Approximations that rules made, counted.
+        abstentions: Reasons not to trust the prediction, counted.
     """
 
     def __init__(self) -> None:
@@ -58,6 +59,7 @@ class Interpreter(TorchDispatchMode):
         self.remarks: Counter[str] = Counter()
         self._twins: dict[int, Tensor] = {}
         self._context = Context(self.remarks)
+        self.abstentions = self._context.abstentions
         self._memory = Memory(self._context)
         self._shapes = Shapes()
 

@@ -65,10 +65,9 @@ class Inner(Field):
         return cross(self.direct, other)
 
 
-def remember(context: Context, a: Field, b: Field, result: Field) -> None:
-    """Note that ``a @ b`` was taken, if b is a weight."""
-    if (found := _weight(b)) is not None:
-        context.made.setdefault(("applied", *found), []).append((a, result))
+def remember(context: Context, a: Field, weight: tuple[int, bool], result: Field) -> None:
+    """Note that the product of ``a`` with a weight was taken."""
+    context.made.setdefault(("applied", *weight), []).append((a, result))
 
 
 def moved(context: Context, x: Field, over: Sequence[int], shape: Sequence[int]) -> Field | None:
@@ -90,17 +89,24 @@ def _moved_term(context: Context, term: Term, wide: Sequence[int], shape: Sequen
         return None
     rest = Term(term.factor, tuple((field, f) for field, f in term.functions if not field.cotangent))
     sums: dict[tuple[int, int], tuple[Field, Term]] = {}
+    known: Field | None = None
     for factor, path in _paths(gradients[0][0]):
-        found = _through_weight(context, path, rest, wide)
+        found = _throughweight_of(context, path, rest, wide)
         if found is None:
             return None
         h, y, operand, ratio = found
+        aligned = context.made.get(("aligned", id(_flat(h))))
+        if aligned is not None:
+            each = product(shape, view(context, None, aligned[1], shape), factor)
+            each = product(shape, each, Expression(shape, [ratio]))
+            known = each if known is None else apply(None, "add", [known, each], {}, shape)  # type: ignore[arg-type]
+            continue
         both = product(y.shape, product(y.shape, h, y), factor)
         key = id(operand), y.shape[-1]
         if key in sums:
             both = apply(None, "add", [sums[key][0], both], {}, y.shape)  # type: ignore[arg-type]
         sums[key] = both, ratio
-    total: Field | None = None
+    total = known
     for both, ratio in sums.values():
         each = view(context, None, _summed_last(context, both), shape)
         each = product(shape, each, Expression(shape, [ratio]))
@@ -123,7 +129,7 @@ def _paths(x: Field, factor: float = 1.0) -> Iterator[tuple[float, Field]]:
         yield factor, x
 
 
-def _through_weight(
+def _throughweight_of(
     context: Context, path: Field, rest: Term, wide: Sequence[int]
 ) -> tuple[Field, Field, Field, Term] | None:
     """H and y = W a of a gradient Wᵀh, with a, and what a is to be multiplied with to give ``rest``."""
@@ -131,7 +137,7 @@ def _through_weight(
     if not isinstance(path, Made) or path.key != PRODUCT:
         return None
     h, weight = path.parts
-    found = _weight(weight)
+    found = weight_of(weight)
     if found is None or not h.cotangent:
         return None
     for operand, y in context.made.get(("applied", found[0], not found[1]), ()):
@@ -167,7 +173,7 @@ def _apart(term: Term) -> tuple[list[tuple[Field, Scalar]], dict[int, str]]:
     return fixed, {id(x): f.key for x, f in term.functions if x.shape and x.shape[-1] > 1}
 
 
-def _weight(x: Field) -> tuple[int, bool] | None:
+def weight_of(x: Field) -> tuple[int, bool] | None:
     """Which matrix of independent entries a field is, and whether it is transposed."""
     turned = False
     while isinstance(x, Made) and x.key == ("permute", (1, 0)):

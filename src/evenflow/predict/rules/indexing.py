@@ -18,6 +18,7 @@ from evenflow.predict.axes import Array, plain
 from evenflow.predict.fields import Field, Leaf, Made
 from evenflow.predict.pointwise import apply, product
 from evenflow.predict.rules.registry import Context, NoRuleError, rule
+from evenflow.predict.rules.tied import note_lookup
 from evenflow.predict.table import Dims, Table, measured
 
 _coincidences: dict[bytes, tuple[Array, Array]] = {}
@@ -121,7 +122,9 @@ def known_values(index: Field) -> torch.Tensor:
 @rule("embedding")
 def embedding(context: Context, output: Any, weight: Field, index: Field, *args: Any) -> Field:
     """Rows of a table."""
-    return gathered(weight, known_values(index), output.shape)
+    rows = gathered(weight, known_values(index), output.shape)
+    note_lookup(context, weight, known_values(index), rows)
+    return rows
 
 
 @rule("embedding_dense_backward")

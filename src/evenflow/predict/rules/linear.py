@@ -11,9 +11,10 @@ from typing import Any
 
 from evenflow.predict.fields import Field, Made
 from evenflow.predict.pointwise import apply
-from evenflow.predict.rules.adjoint import remember
+from evenflow.predict.rules.adjoint import remember, weight_of
 from evenflow.predict.rules.gram import of_both
 from evenflow.predict.rules.registry import Context, rule
+from evenflow.predict.rules.tied import with_own_logits
 from evenflow.predict.table import Table, contract
 
 
@@ -36,7 +37,9 @@ def _plus(shape: Any, x: Field, bias: Field, beta: float, alpha: float) -> Field
 def mm(context: Context, output: Any, a: Field, b: Field) -> Field:
     """[i, k] × [k, j]."""
     result = contraction(output.shape, a, b, "ik,kj->ij")
-    remember(context, a, b, result)
+    if (weight := weight_of(b)) is not None:
+        result = with_own_logits(context, a, *weight, result)
+        remember(context, a, weight, result)
     return result
 
 

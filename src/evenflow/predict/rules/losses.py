@@ -13,6 +13,8 @@ from evenflow.predict.axes import plain
 from evenflow.predict.fields import Field, Leaf
 from evenflow.predict.pointwise import apply, product
 from evenflow.predict.rules.registry import Context, NoRuleError, rule
+from evenflow.predict.rules.softmax import LogSoftmax
+from evenflow.predict.rules.tied import share_of_own
 from evenflow.predict.rules.views import view
 from evenflow.predict.table import Table, constant
 
@@ -73,6 +75,13 @@ def nll_loss(
 ) -> list[Field]:
     """−x[target], averaged or summed."""
     value = -x.table.average
+    if (
+        isinstance(x, LogSoftmax)
+        and x.own is not None
+        and isinstance(target, Leaf)
+        and target.values is not None
+    ):
+        value -= x.own.height * (share_of_own(x.own, target.values, ignored) - 1 / x.own.classes)
     if reduction == 2:
         value *= target.values.numel() if isinstance(target, Leaf) and target.values is not None else 1
     return [Leaf(constant(output[0].shape, value)), Leaf(constant((), 1.0))]
@@ -97,6 +106,7 @@ def nll_loss_backward(
         context.remarks["class weights of a loss counted as 1"] += 1
     shape = output.shape if len(output.shape) > 1 else (1, *output.shape)
     hot: Field = Leaf(one_hot(target.values, shape[1], ignored, shape))
+    context.made["labels", id(hot)] = (hot, target.values, ignored)
     if len(output.shape) == 1:
         hot = view(context, None, hot, output.shape)
     count = int((target.values != ignored).sum()) if reduction == 1 else 1

@@ -34,10 +34,12 @@ class Context:
 
     Attributes:
         remarks: Approximations that were made, in words, counted.
+        abstentions: Reasons not to trust the prediction, in words, counted.
         made: Memory of derived fields, so that equal views of one field are one object.
     """
 
     remarks: Counter[str]
+    abstentions: Counter[str] = field(default_factory=Counter)
     made: dict[Any, Any] = field(default_factory=dict)
 
 

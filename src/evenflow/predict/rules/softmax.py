@@ -35,6 +35,7 @@ from evenflow.predict.pointwise import apply, product
 from evenflow.predict.rules.peaked import by_count, effective_ratio, log_sum, unsaturated
 from evenflow.predict.rules.reductions import summed
 from evenflow.predict.rules.registry import Context, NoRuleError, rule
+from evenflow.predict.rules.tied import Own, cotangent, labels_of, own_of
 from evenflow.predict.table import Table, align
 
 MASKS = 64
@@ -367,9 +368,9 @@ def softmax_backward(context: Context, output: Any, g: Field, p: Field, dim: int
 class LogSoftmax(Field):
     """log softmax(x): the scores, centred along the keys, less the mean of the log-sum."""
 
-    def __init__(self, x: Field, dim: int) -> None:
+    def __init__(self, x: Field, dim: int, own: Own | None = None) -> None:
         super().__init__(x.shape)
-        self.x, self.dim = x, dim % max(len(x.shape), 1)
+        self.x, self.dim, self.own = x, dim % max(len(x.shape), 1), own
 
     @cached_property
     def tags(self) -> int:
@@ -381,7 +382,7 @@ class LogSoftmax(Field):
         """Mean and pair table."""
         table = self.x.table.single(self.dim).centred_over([self.dim])
         n = self.shape[self.dim] if self.shape else 1
-        total = log_sum(n, table.mean_square * n / max(n - 1, 1))
+        total = log_sum(n, table.mean_square * n / max(n - 1, 1)) if self.own is None else self.own.log_sum()
         assert table.mean is not None
         mean = table.mean - total
         left, right = table.sides(table.mean)
@@ -391,7 +392,8 @@ class LogSoftmax(Field):
 @rule("_log_softmax", "log_softmax")
 def log_softmax(context: Context, output: Any, x: Field, dim: int, *args: Any) -> Field:
     """X − log Σ e^x."""
-    return LogSoftmax(x, dim)
+    last = dim % max(len(x.shape), 1) == len(x.shape) - 1
+    return LogSoftmax(x, dim, own_of(context, x) if last else None)
 
 
 @rule("_log_softmax_backward_data")
@@ -399,6 +401,9 @@ def log_softmax_backward(context: Context, output: Any, g: Field, y: Field, dim:
     """G − p Σ g."""
     if not isinstance(y, LogSoftmax):
         raise NoRuleError("backward of a log-softmax whose forward pass was not seen")
+    labels = labels_of(context, g)
+    if y.own is not None and labels is not None and labels[0].numel() == y.own.tokens.numel():
+        return cotangent(context, y.own, *labels, g.shape)
     p = Softmax(y.x, dim)
     shape = [1 if d == p.dim else n for d, n in enumerate(g.shape)]
     total = summed(context, g, [p.dim], shape, keep=True)

@@ -1,0 +1,229 @@
+"""Heads that are the embedding table: every position has one logit that stands out.
+
+With logits y = a Wᵀ and a residual stream that still holds the embedding W[u_i] of
+its own token, the logit of that token is
+
+    y_i,u = Σ_k a_ik W_uk = c + s,   c = K · E a_ik W_uk (K the width),
+
+and all others are sums of independent terms, s ~ N(0, D). So p_u = q = σ(c + s − L)
+with L = ln Σ e^s of the others, which share 1 − q as a softmax of their own, p̃.
+For labels l, with e = p − 1[l] the gradient of a cross-entropy,
+
+    E Σ_v e_v² = (1 − q)² (1 + P)                            where l = u,
+                 q² + (1 − q)² P + 1 − 2 (1 − q)/(n − 1)     elsewhere,   P = E Σ p̃²,
+
+and for two positions Σ_v e_v e'_v follows from how often u, u', l and l' coincide.
+Rows of e add up to zero, which settles pairs of different classes.
+
+Where the label is the position's own token and c is large, nothing is left to learn
+and the gradient is that of the few positions where s is lowest: no mean tells it,
+and the prediction abstains.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from evenflow.predict.axes import Array, plain
+from evenflow.predict.fields import Field, Leaf, Made, Sum, cross
+from evenflow.predict.pointwise import Expression
+from evenflow.predict.rules.peaked import effective_ratio, log_sum
+from evenflow.predict.rules.registry import Context
+from evenflow.predict.table import Table
+
+SLIGHT = 0.05
+"""A logit moved by less changes no probability by more than 5 %."""
+HEAVY = 100.0
+"""E (1 − q)⁴ over (E (1 − q)²)²: beyond it fewer than one position in a hundred makes the gradient."""
+
+
+@dataclass(frozen=True)
+class Own:
+    """The logits that stand out.
+
+    Attributes:
+        height: c.
+        tokens: u, one per row.
+        scores: Table of the logits without them, [rows, classes].
+        width: K.
+    """
+
+    height: float
+    tokens: torch.Tensor
+    scores: Table
+    width: int
+
+    @property
+    def classes(self) -> int:
+        """N."""
+        return self.scores.shape[-1]
+
+    def spread(self) -> tuple[float, float]:
+        """D, and the covariance of the logits of one class in two rows, less that of two classes."""
+        second = self.scores.exchangeable(0).exchangeable(1).second
+        if second.ndim < 2:
+            return float(second[-1] - second[0]), 0.0
+        return float(second[1, 1] - second[1, 0]), float(second[0, 1] - second[0, 0])
+
+    def nodes(self) -> tuple[Array, Array, float]:
+        """Values of c + s, their weights, and L.
+
+        Of a, the share cos² = c²/(K D) lies along W_u and adds nothing to s. |W_u|² has the
+        relative variance 2/K, and a behind a norm has lost half of what it gains by it.
+        """
+        z, weights = np.polynomial.hermite_e.hermegauss(61)
+        spread = max(self.spread()[0], 1e-30)
+        along = min(self.height**2 / (self.width * spread), 1.0)
+        std = math.sqrt(spread * (1 - along) + 2 * (self.height * (1 - along / 2)) ** 2 / self.width)
+        return self.height + std * z, weights / weights.sum(), log_sum(self.classes - 1, spread)
+
+    def log_sum(self) -> float:
+        """E ln Σ e^y."""
+        y, weights, rest = self.nodes()
+        return rest + float(weights @ np.logaddexp(0.0, y - rest))
+
+
+# Forward
+
+
+def note_lookup(context: Context, weight: Field, index: torch.Tensor, result: Field) -> None:
+    """Remember that rows of a weight were looked up."""
+    context.made.setdefault(("looked up", id(weight)), []).append((weight, index, result))
+
+
+def with_own_logits(context: Context, a: Field, weight: int, turned: bool, result: Field) -> Field:
+    """A product a Wᵀ, with the logits that stand out if W was looked up for its rows."""
+    from evenflow.predict.rules.losses import one_hot
+    from evenflow.predict.rules.views import view
+
+    if not turned:
+        return result
+    for _, index, rows in context.made.get(("looked up", weight), ()):
+        if index.numel() * a.shape[-1] != math.prod(a.shape):
+            continue
+        pair = cross(a, view(context, None, rows, a.shape))
+        height = 0.0 if pair is None else pair.mean_square * a.shape[-1]
+        if abs(height) < SLIGHT:
+            continue
+        own = Own(height, index.reshape(-1), result.table, a.shape[-1])
+        hot = Leaf(one_hot(own.tokens, own.classes, -1, result.shape))
+        found = Sum(result.shape, [(1.0, result), (height, hot)])
+        context.made["own", id(found)] = (found, own)
+        return found
+    return result
+
+
+def own_of(context: Context, x: Field) -> Own | None:
+    """What stands out in logits, in views and slices of them too."""
+    if (found := context.made.get(("own", id(x)))) is not None:
+        own: Own = found[1]
+        return own
+    if isinstance(x, Sum):
+        each = (own_of(context, part) for factor, part in x.terms if factor == 1.0)
+        return next((own for own in each if own is not None), None)
+    if not isinstance(x, Made) or len(x.parts) != 1 or not isinstance(x.key, tuple):
+        return None
+    source = x.parts[0]
+    kind, *options = x.key
+    if x.shape[-1:] != source.shape[-1:] or kind not in ("view", "slice"):
+        return None
+    inner = own_of(context, source)
+    if inner is None or kind == "view":
+        return inner
+    dim, start, stop, step = options
+    rows = inner.tokens.reshape(source.shape[:-1])
+    return replace(inner, tokens=rows[(slice(None),) * dim + (slice(start, stop, step),)].reshape(-1))
+
+
+# Losses
+
+
+def share_of_own(own: Own, labels: torch.Tensor, ignored: int) -> float:
+    """How often the label is the position's own token."""
+    valid = labels.reshape(-1) != ignored
+    if own.tokens.numel() != valid.numel():
+        return 0.0
+    return float((labels.reshape(-1) == own.tokens)[valid].double().mean())
+
+
+def cotangent(
+    context: Context, own: Own, labels: torch.Tensor, ignored: int, scale: float, shape: Sequence[int]
+) -> Field:
+    """Scale · (p − 1[label]), zero where a label is ignored, and its inner products with the logits."""
+    n = own.classes
+    spread, shared = own.spread()
+    y, weights, rest = own.nodes()
+    q = 1 / (1 + np.exp(np.clip(rest - y, -700, 700)))
+    left = 1 / (1 + np.exp(np.clip(y - rest, -700, 700)))
+    ratio, ratio_apart = effective_ratio(n - 1, spread, np.array([spread, shared]))
+    same, apart = ratio / (ratio + n - 2), ratio_apart / (ratio_apart + n - 2)
+    labels = labels.reshape(-1)
+    valid, is_own = labels != ignored, labels == own.tokens
+    count = int(valid.sum())
+    matched = float(is_own[valid].double().mean())
+    _tell_if_settled(context, matched, weights, left)
+    m, m2, o, o2 = (float(weights @ v) for v in (q, q**2, left, left**2))
+    of_row = matched * o2 * (1 + same) + (1 - matched) * (m2 + o2 * same + 1 - 2 * o / (n - 1))
+    tokens, targets = own.tokens[valid], labels[valid]
+    uu, ll, ul = (_coincide(a, b) for a, b in ((tokens, tokens), (targets, targets), (tokens, targets)))
+    of_rows = (
+        m**2 * uu
+        + 2 * m * o / (n - 1) * (1 - uu)
+        + o**2 * apart
+        - 2 * m * ul
+        - 2 * o / (n - 1) * (1 - ul)
+        + ll
+    )
+    rows = labels.numel()
+    shares = np.array([count * (count - 1.0) / max(rows * (rows - 1.0), 1.0), count / rows])
+    by_row = np.array([of_rows, of_row]) * shares * scale**2
+    second = np.stack([-by_row / (n * (n - 1.0)), by_row / n], -1)
+    result = Leaf(_rows_table(second, rows, n).viewed(shape), cotangent=True)
+    # Σ_v e_v y_v: the mean score of p̃ by Stein's lemma, E Σ p̃ s = D (1 − P).
+    typical = spread * (1 - same)
+    at_own, elsewhere = left * (typical - y), q * y + left * typical
+    mean = matched * (weights @ at_own) + (1 - matched) * (weights @ elsewhere)
+    square = matched * (weights @ at_own**2) + (1 - matched) * (weights @ elsewhere**2 + spread)
+    inner = np.array([mean**2 + (1 - matched) * shared * ll, square]) * shares * scale**2
+    inner_table = Table(((plain(rows),),), inner, np.array([mean * scale * count / rows]))
+    context.made["aligned", id(result)] = (result, Leaf(inner_table, cotangent=True))
+    return result
+
+
+def _tell_if_settled(context: Context, matched: float, weights: Array, left: Array) -> None:
+    square = float(weights @ left**2)
+    if matched > 0.5 and float(weights @ left**4) > HEAVY * square**2:
+        context.abstentions[
+            "The labels are the positions' own tokens, and the head is the embedding: their logits "
+            "stand out so far that hardly any loss is left. What gradient there is comes from a few "
+            "positions: measure a batch, or scale the logits."
+        ] += 1
+
+
+def _coincide(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Share of pairs of different positions at which a and b are equal."""
+    n = a.numel()
+    size = int(max(a.max(), b.max())) + 1
+    pairs = float(torch.bincount(a, minlength=size).double() @ torch.bincount(b, minlength=size).double())
+    return (pairs - float((a == b).sum())) / max(n * (n - 1.0), 1.0)
+
+
+def _rows_table(second: Array, rows: int, n: int) -> Table:
+    return Table(((plain(rows),), (plain(n),)), second, np.zeros((1, 1)))
+
+
+def labels_of(context: Context, g: Field) -> tuple[torch.Tensor, int, float] | None:
+    """Labels, the ignored one, and the factor of the one-hot rows that a cotangent is a multiple of."""
+    if not isinstance(g, Expression):
+        return None
+    for atom in g.atoms:
+        found: tuple[Any, torch.Tensor, int] | None = context.made.get(("labels", id(atom)))
+        if found is not None and atom.mean_square > 0:
+            return found[1], found[2], math.sqrt(g.mean_square / atom.mean_square)
+    return None
