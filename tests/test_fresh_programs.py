@@ -9,6 +9,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.diagnosis.fresh import entries, fresh, repaired
 from benchmarks.diagnosis.fresh.entry import Entry, facts
+from benchmarks.diagnosis.fresh.verify import measured, seen, verified
 
 ENTRIES = list(entries().values())
 
@@ -38,3 +39,47 @@ def test_facts_bear_out_every_claim() -> None:
         assert bool(subject.causes) == subject.faulty
         assert subject.faulty == (subject.threshold is None)
         assert subject.split == "held out"
+
+
+SOUND = {
+    "loss": [2.0, 0.5],
+    "finite": True,
+    "gradient_norm": [1.0, 5.0],
+    "least_to_largest": 0.1,
+    "largest_to_last": 1.0,
+    "faded": 1.0,
+    "dead": 0.1,
+    "saturated": 0.1,
+    "swing": 0.1,
+}
+
+
+@pytest.mark.parametrize(
+    ("symptom", "change"),
+    [
+        ("non_finite", {"finite": False}),
+        ("vanishing_gradient", {"least_to_largest": 1e-4}),
+        ("vanishing_gradient", {"faded": 1e-4}),
+        ("vanishing_gradient", {"through_time": 1e-7}),
+        ("exploding_gradient", {"gradient_norm": [1.0, 2e3]}),
+        ("exploding_gradient", {"largest_to_last": 2e3}),
+        ("dead_units", {"dead": 0.6}),
+        ("saturation", {"saturated": 0.6}),
+        ("loss_not_decreasing", {"loss": [2.0, 1.9]}),
+        ("oscillating", {"loss": [2.0, 1.2], "swing": 0.4}),
+    ],
+)
+def test_each_symptom_has_its_measure(symptom: str, change: dict[str, object]) -> None:
+    assert seen(SOUND) == []
+    assert seen({**SOUND, **change}) == [symptom]
+
+
+def test_measures_see_what_hooks_can_see() -> None:
+    tower = measured(entries()["fresh-sigmoid-tower"].program(), 0)
+    assert tower["least_to_largest"] < 1e-3
+    assert "vanishing_gradient" in seen(tower)
+
+
+def test_frozen_facts_are_those_of_today() -> None:
+    name = "fresh-cut-in-forward"
+    assert verified(entries()[name])["symptoms"] == facts()[name]["symptoms"]

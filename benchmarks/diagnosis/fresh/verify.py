@@ -12,7 +12,8 @@ A symptom counts as seen if
 * ``non_finite``: a loss or a gradient is NaN or infinite;
 * ``vanishing_gradient``: some weight's gradient has an RMS below 1e-3 of the largest one's, in at
   least half of the samples of the training (which is sampled at its start and ten times more); or, of
-  models that play against each other, one's whole gradient ends below 1e-3 of where it started;
+  models that play against each other, one's whole gradient ends below 1e-3 of where it started; or, of
+  one that reads a series, the loss' gradient by the first step is at first below 1e-6 of that by the last;
 * ``exploding_gradient``: the norm of the whole gradient passes 1e3, or an inner weight's gradient is 1e3
   times the last one's;
 * ``dead_units``: half of a rectifier's units are zero for a whole batch, at the end;
@@ -46,6 +47,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from evenflow import Program
+from evenflow.program import Training
 
 SAMPLES = 10
 HELPS = 0.03
@@ -100,6 +102,7 @@ def measured(program: Program, seed: int) -> dict[str, Any]:
 
     for role, optimizer in training.optimizers.items():
         optimizer.register_step_pre_hook(partial(before_step, role))
+    through_time = _through_time(training)
     losses: list[float] = []
     began = time.process_time()
     for figures in training.run():
@@ -124,11 +127,24 @@ def measured(program: Program, seed: int) -> dict[str, Any]:
         "faded": min(_mean(one[-tenth:]) / max(_mean(one[:5]), 1e-300) for one in by_role.values())
         if len(by_role) > 1
         else 1.0,
+        **({} if through_time is None else {"through_time": through_time}),
         "dead": units.dead,
         "saturated": units.saturated,
         "swing": _swing(losses),
     }
     return {**{key: _rounded(value) for key, value in facts.items()}, "seconds": round(seconds, 1)}
+
+
+def _through_time(training: Training) -> float | None:
+    """RMS of the loss' gradient by the first step of a series [batch, steps, features], over the last's."""
+    batch = training.first_batch()
+    loss = training.losses.get("")
+    if loss is None or not isinstance(batch, tuple) or batch[0].dim() != 3:
+        return None
+    x = batch[0].clone().requires_grad_()
+    (by,) = torch.autograd.grad(loss(training.model, (x, *batch[1:])), x)
+    levels = by.double().square().mean((0, 2)).sqrt()
+    return float(levels[0] / levels[-1]) if float(levels[-1]) else None
 
 
 def _spread(weights: list[nn.Parameter]) -> tuple[float, float]:
@@ -170,7 +186,9 @@ def seen(facts: dict[str, Any]) -> list[str]:
     top = facts["gradient_norm"][1]
     found = {
         "non_finite": not facts["finite"],
-        "vanishing_gradient": facts["least_to_largest"] < 1e-3 or facts.get("faded", 1.0) < 1e-3,
+        "vanishing_gradient": facts["least_to_largest"] < 1e-3
+        or facts["faded"] < 1e-3
+        or facts.get("through_time", 1.0) < 1e-6,
         "exploding_gradient": top is None or top > 1e3 or facts["largest_to_last"] > 1e3,
         "dead_units": facts["dead"] >= 0.5,
         "saturation": facts["saturated"] >= 0.5,
