@@ -6,6 +6,7 @@
                                                     a line for each family as it ends, two at a time;
                                                     with --resume, what FILE has is not run again
     python benchmarks/predict.py --json FILE --show what FILE has
+    python benchmarks/predict.py --more 32          that many seeds for families that are out with fewer
     python benchmarks/predict.py --worst 5          name the tensors that are furthest off
     python benchmarks/predict.py --costs            time and memory instead
     python benchmarks/predict.py --classes          how many transformers classes it follows
@@ -21,6 +22,9 @@ nets have the slope of gradients at linear outputs too, in decades over the whol
             above .03) at least 95 % lie in the stated interval; a slope differs from the
             truth by less than the truth's own 95 % interval
     OUT     neither
+
+The mean of 4 seeds is itself off by half the standard deviation of one; --more tells a
+prediction that is wrong from a truth that is not known. The last column counts the seeds.
 """
 
 from __future__ import annotations
@@ -41,7 +45,7 @@ from benchmarks.predict_score import Errors, Score
 HEADINGS = (
     f"{'family':26s} {'parameters':>12s} {'seeds':>5s} {'±':>4s} {'':>4s}      "
     f" | {'activations':>12s} {'seeds':>5s} {'±':>4s} {'':>4s}      "
-    " | slope: predicted, measured  off    | missing zeros    s"
+    " | slope: predicted, measured  off    | missing zeros    s seeds"
 )
 
 
@@ -52,7 +56,7 @@ def line(found: Score) -> str:
         one = found.slope
         slope = f"{one.predicted:8.3f} {one.measured:8.3f} ±{one.uncertainty:.3f} {one.verdict:5s}".ljust(34)
     parts = [_part(found.parameters), _part(found.activations), slope]
-    counts = f"{len(found.missing):7d} {len(found.zeros):5d} {found.seconds:6.1f}"
+    counts = f"{len(found.missing):7d} {len(found.zeros):5d} {found.seconds:6.1f} {found.seeds:5d}"
     return " | ".join([f"{found.name:26s} {parts[0]}", *parts[1:], counts])
 
 
@@ -95,7 +99,7 @@ def accuracy(asked: argparse.Namespace, names: list[str]) -> list[str]:
     done, failed = [known[name] for name in names if name in known], []
     for one in done:
         print(line(one), *worst(one, asked.worst), sep="\n")
-    for name, found in scores(left, asked.seeds, asked.jobs, asked.json):
+    for name, found in scores(left, asked.seeds, asked.more, asked.jobs, asked.json):
         if isinstance(found, str):
             failed.append(name)
             print(f"{name:26s} failed: {found}", flush=True)
@@ -118,6 +122,9 @@ def main() -> None:
     )
     parser.add_argument("--only", nargs="*", default=[], metavar="WORD")
     parser.add_argument("--seeds", type=int, default=4, metavar="N")
+    parser.add_argument(
+        "--more", type=int, default=0, metavar="N", help="so many seeds where a family is out"
+    )
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="in so many processes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write a line there as each family ends")
     parser.add_argument("--resume", action="store_true", help="leave out what the --json file has already")

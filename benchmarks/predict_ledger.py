@@ -22,12 +22,19 @@ def cases() -> dict[str, Case]:
     return {case.name: case for case in families()}
 
 
-def measured(name: str, seeds: int) -> Score | str:
-    """One family; the reason if it failed, for the others are measured all the same."""
+def measured(name: str, seeds: int, more: int = 0) -> Score | str:
+    """One family; the reason if it failed, for the others are measured all the same.
+
+    Args:
+        name: Of the family.
+        seeds: How many.
+        more: How many instead for a family that is out: the truth's own error falls with their root.
+    """
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     try:
-        return score(cases()[name], seeds)
+        found = score(cases()[name], seeds)
+        return score(cases()[name], more) if more > seeds and "OUT" in found.verdicts else found
     except Exception:
         return traceback.format_exc(limit=-1).splitlines()[-1]
 
@@ -39,9 +46,11 @@ def written(file: Path) -> dict[str, Score]:
     return {one.name: one for one in found}
 
 
-def scores(names: list[str], seeds: int, jobs: int, file: Path | None) -> Iterator[tuple[str, Score | str]]:
+def scores(
+    names: list[str], seeds: int, more: int, jobs: int, file: Path | None
+) -> Iterator[tuple[str, Score | str]]:
     """Measure families; what ends is written down at once."""
-    results = Workers(jobs=jobs).map(partial(measured, seeds=seeds), names)
+    results = Workers(jobs=jobs).map(partial(measured, seeds=seeds, more=more), names)
     for name, found in zip(names, results, strict=True):
         if file is not None and isinstance(found, Score):
             with file.open("a", encoding="utf-8") as stream:
