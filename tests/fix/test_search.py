@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import evenflow as ef
 from evenflow.errors import EvenflowError
-from evenflow.fix import Outcome
+from evenflow.fix import Outcome, search
 from evenflow.fix.candidates import Candidate
 from evenflow.fix.course import Course
 from evenflow.fix.outcome import Verdict
@@ -161,6 +161,23 @@ def _program() -> ef.Program:
 def test_unknown_remedy_to_ignore_is_told() -> None:
     with pytest.raises(EvenflowError, match="no remedy nonsense"):
         ef.fix(_program(), ignore=("nonsense",))
+
+
+class _Healthy:
+    healthy = True
+
+
+def test_the_check_before_a_search_is_short_and_not_made_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    spent: list[float] = []
+
+    def check(program: ef.Program, *, confirm: bool, seconds: float) -> _Healthy:
+        spent.append(seconds)
+        return _Healthy()
+
+    monkeypatch.setattr(search, "check", check)
+    ef.fix(_program())
+    ef.fix(_program(), report=_Healthy())  # type: ignore[arg-type]
+    assert spent == [search.WATCHING]
 
 
 class _TwoFaults(_Levels):

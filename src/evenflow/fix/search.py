@@ -43,6 +43,9 @@ from evenflow.parallel import Workers
 from evenflow.program import Program
 from evenflow.surgery import Patch
 
+WATCHING = 1.0
+"""Seconds that the check before may spend on watching the whole training. Seven faulty programs of the corpus
+and a healthy one had the same findings as with the five seconds of a check alone."""
 SHARE = 0.1
 """Of the program's own training: length of the longest trial."""
 SHORTEST = 20
@@ -129,7 +132,8 @@ def fix(
         raise EvenflowError(
             "Trials cannot run in threads, which share PyTorch's random numbers. Take the backend loky."
         )
-    report = check(program, confirm=False) if report is None else report  # trials come below
+    if report is None:  # trials come below
+        report = check(program, confirm=False, seconds=WATCHING)
     if report.healthy and not insist:
         return Outcome(report)
     with torch.random.fork_rng(devices=[]):
