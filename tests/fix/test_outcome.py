@@ -70,6 +70,7 @@ def test_whole_trainings_decide_over_short_trials_unless_they_end_alike() -> Non
     assert proved([fast, late, other]) == [late, fast, other]
     alike = replace(slow, proof=Proof(200, 0.5, 0.601))
     assert proved([fast, alike, other]) == [fast, alike, other]
+    assert proved([alike, fast, other]) == [fast, alike, other]  # the smaller one
 
 
 def test_the_smallest_comes_first_among_those_as_good() -> None:

@@ -292,6 +292,20 @@ def test_a_gain_that_lasts_is_proven_beside_one_other_and_no_more() -> None:
     assert _factor(outcome.patches[0].patch) == 7.0
 
 
+class _Grown(_TwoFaults):
+    """As there, and after 400 steps one edit does as well as both."""
+
+    def _course(self, job: tuple[Patch | None, int, int]) -> Course:
+        patch, _, steps = job
+        return super()._course(job) if steps < 400 else Course((1.0 - 0.6 * bool(patch),) * steps, None, 0.0)
+
+
+def test_the_best_is_proven_beside_a_smaller_one_which_wins_if_both_end_alike() -> None:
+    outcome = _proven(_Grown())
+    assert [len(one.patch.edits) for one in outcome.trials if one.proof] == [1, 2]
+    assert len(outcome.patches[0].patch.edits) == 1
+
+
 def test_trials_that_were_whole_trainings_need_no_other() -> None:
     subject = _Levels()
     subject.noise = 0.001

@@ -159,7 +159,7 @@ def ranked(confirmed: Sequence[Tried]) -> list[Tried]:
 
 
 def proved(confirmed: Sequence[Tried]) -> list[Tried]:
-    """Best first, by whole trainings where there were any; nothing if these confirm none.
+    """Best first, by whole trainings where there were any; of those that end alike the smallest.
 
     Args:
         confirmed: As :func:`ranked` gives them, without what was refuted.
@@ -175,7 +175,7 @@ def proved(confirmed: Sequence[Tried]) -> list[Tried]:
 
     best = max(map(end, proven), default=0.0)
     behind = [trial for trial in proven if gains(end(trial), best)]
-    first = [trial for trial in proven if trial not in behind]
+    first = sorted((trial for trial in proven if trial not in behind), key=lambda trial: trial.patch.size)
     return [*first, *sorted(behind, key=lambda trial: -end(trial)), *others]
 
 

@@ -15,9 +15,9 @@ promising, one edit more at a time, for as long as the larger patch is confirmed
 Last its learning rate, if it sets one, is tried higher and lower.
 *Last resorts.* Where nothing is confirmed, doubtful gains are tried from more seeds, then
 pairs of patches, then longer trials, for some cures show late.
-*Proof.* What helps at first may harm in the end. So the best two are trained to the end beside
-the program, and the next ones while none of these is better there; the check has
-trained the program to its end as well. If none is better, none is offered.
+*Proof.* What helps at first may harm in the end. So the best and a smaller one, or the second
+best, are trained to the end beside the program, and the next ones while none of these is better
+there; the check has trained the program to its end as well. If none is better, none is offered.
 """
 
 from __future__ import annotations
@@ -236,7 +236,10 @@ class _Search:
             return  # nothing to prove, or trials that were whole trainings
         attempts = 0
         while attempts < ATTEMPTS and not any(trial.proof for trial in self._confirmed()):
-            now = ranked(self._confirmed())[:PROVEN]
+            order = ranked(self._confirmed())
+            best, rest = order[:1], order[1:]
+            smaller = [one for one in rest if one.patch.size < best[0].patch.size]
+            now = [*best, *(smaller or rest)[: PROVEN - 1]]
             if not now and not self._second_string():
                 return
             attempts += len(now)
