@@ -56,6 +56,8 @@ LENGTHS = {
     "tb-gan-ttur-d20x": Length(steps=50, batch=8, seconds=3.6),
     "tb-lstm-forget-bias-neg": Length(steps=400, batch=32, time=40, seconds=4.4),
     "tb-rnn-tanh-parity200": Length(steps=600, batch=32, time=50, seconds=4.0),
+    "tb-resnet-no-norm": Length(steps=40, batch=16, side=8, seconds=4.2),
+    "tb-rnn-tanh-exploding-clip": Length(steps=200, batch=8, seconds=6.5),
     "umlaut-b-linear-lr-1e3": Length(steps=60, batch=16, seconds=4.2),
     "wgan-clip-explode": Length(steps=32, batch=32, seconds=8.0),
     "wgan-clip-vanish": Length(steps=100, width=(512, 64), seconds=4.5),

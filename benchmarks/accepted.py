@@ -14,8 +14,8 @@ import torch
 from evenflow import Program
 from evenflow.surgery import (
     ClipGradient,
-    DepthScaled,
     Edit,
+    Fixup,
     GanLoss,
     InitRecurrent,
     InsertNorm,
@@ -98,7 +98,7 @@ _PUBLISHED: dict[str, tuple[tuple[Edit | str, ...], ...]] = {
     "tb-deep-plain-30-std001": ((_HE,), (_NORM,), (InsertSkip("plain"),)),
     "tb-tanh-50-n005": ((Reinitialise("glorot"),), (Reinitialise("orthogonal"),)),
     "tb-tanh-bigstd": ((Reinitialise("glorot"),),),
-    "tb-resnet-no-norm": ((_NORM,), (DepthScaled(),)),
+    "tb-resnet-no-norm": ((Fixup("residual*.body"),), (_NORM,), (SetLearningRate(factor=0.1),)),
     "tb-relu-negbias": ((_HE,), (SwapActivation(to="leaky_relu"),)),
     "tb-mlp-zero-all": ((_HE,),),
     "tb-bc-unscaled-sgd": ((_INPUT,),),

@@ -8,11 +8,13 @@ from torch import nn
 
 import evenflow as ef
 from evenflow.fix.remedies.logits import Logits
+from evenflow.fix.remedies.skip import Skip
 from evenflow.fix.remedies.slow_down import SlowDown
 from evenflow.fix.remedies.standardise import Standardise
 from evenflow.fix.remedies.unfreeze import Thaw
 from evenflow.fix.remedy import Case, Remedy
 from evenflow.surgery import (
+    InsertSkip,
     RemoveOutputActivation,
     SetLearningRate,
     SetLoss,
@@ -81,6 +83,19 @@ def test_inputs_are_standardised_by_more_than_a_batch_of_one() -> None:
     whole = 7 * programs.points()[0].double()
     assert isinstance(made[-1][0], StandardiseInput)
     assert made[-1][0].std[0] == pytest.approx(float(whole.std(unbiased=False)), rel=1e-6)
+
+
+def test_a_learned_skip_starts_where_the_first_layer_has_a_gradient() -> None:
+    four = programs.program(programs.chain(4, nn.ReLU))
+    with torch.random.fork_rng(devices=[]):
+        case = Case(four, ef.Report(None, None), four.start(0))  # type: ignore[arg-type]
+        training = next(iter(Skip().patches(case))).program(four).start(0)
+    training.losses[""](training.model, training.first_batch()).backward()
+    assert training.model[0].alpha.item() == 0.5  # 1/√4
+    assert float(training.model[0].body[0].weight.grad.abs().sum()) > 0
+    assert _edits(Skip(), programs.program(lambda seed: nn.Sequential(nn.Linear(32, 4))))[0] == (
+        InsertSkip("plain"),
+    )
 
 
 def test_only_what_is_frozen_is_unfrozen() -> None:

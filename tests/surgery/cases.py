@@ -146,6 +146,7 @@ MODEL_CASES: dict[str, Case] = {
     "dks": Case(ShapeActivation("dks"), lambda: chain(act=nn.SiLU), X),
     "shape calls": Case(ShapeActivation("dks", from_="tanh"), nets.Called, SMALL),
     "batch norm": Case(InsertNorm("batch"), chain, X, bare, "at '*' there is Sequential at the root"),
+    "norm of own layers": Case(InsertNorm("layer"), lambda: nets.mixes()[:4], SMALL),
     "norm beside a sum": Case(
         InsertNorm("layer"), lambda: nn.Sequential(nets.Summed(), nn.Linear(8, 3)), SMALL
     ),

@@ -95,6 +95,11 @@ def features(module: nn.Module) -> int | None:
     return own_square(module)
 
 
+def is_any_layer(module: nn.Module) -> bool:
+    """Whether it is a layer: linear, convolution, or one of the user's own that tells its features."""
+    return is_layer(Place("", module)) or own_square(module) is not None
+
+
 def own_square(module: nn.Module) -> int | None:
     """Features that a user's own layer takes and gives, told by a single square matrix in it; else None.
 

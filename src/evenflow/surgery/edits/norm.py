@@ -134,11 +134,11 @@ def _layer_before(scene: Scene, path: str) -> nn.Module | None:
     if isinstance(parent, nn.Sequential):
         names = [name for name, _ in parent.named_children()]
         for name in reversed(names[: names.index(own)]):
-            inside = [one for one in parent.get_submodule(name).modules() if layers.is_layer(Place("", one))]
+            inside = [one for one in parent.get_submodule(name).modules() if layers.is_any_layer(one)]
             if inside:
                 return inside[-1]
         return _layer_before(scene, above)
-    beside = [one for one in parent.children() if layers.is_layer(Place("", one))]
+    beside = [one for one in parent.children() if layers.is_any_layer(one)]
     hidden = beside[:-1] or beside
     sizes = {(layers.features(one), layers.dimensions(one)) for one in hidden}
     return hidden[0] if len(sizes) == 1 else None

@@ -67,7 +67,7 @@ class InsertSkip(Edit):
         def fits(place: Place) -> bool:
             if not _preserves(place.module) or place.path in last:
                 return False
-            return self.where != "*" or (_is_layer(place) and place.path != head)
+            return self.where != "*" or (layers.is_any_layer(place.module) and place.path != head)
 
         for place in outermost(scene.select(self.where, fits, self.name, wanted)):
             parts = [place] if place.path == "" else [place, *_behind(scene, place, last)]
@@ -87,12 +87,7 @@ def _head(scene: Scene) -> str | None:
     """Path of the last layer of a model that is a chain: its output is nobody's hidden state."""
     if not isinstance(scene.model, nn.Sequential):
         return None
-    return next((place.path for place in reversed(scene.places()) if _is_layer(place)), None)
-
-
-def _is_layer(place: Place) -> bool:
-    """Whether a module is a layer, of PyTorch's or of the user's own."""
-    return layers.is_layer(place) or layers.own_square(place.module) is not None
+    return next((place.path for place in reversed(scene.places()) if layers.is_any_layer(place.module)), None)
 
 
 def _preserves(module: nn.Module) -> bool:
