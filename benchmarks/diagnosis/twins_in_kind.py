@@ -2,8 +2,10 @@
 
 Each was tried with the seed that it has, and its metric is far below what its control reaches.
 Deep plain nets at too high a rate, tiny steps in short runs and under squared errors,
-recurrences that amplify or forget, backbones frozen before they were ever trained, and
-faults that bring others about, of which the first is to be named first.
+recurrences that amplify or forget, backbones frozen before they were ever trained,
+faults that bring others about, of which the first is to be named first, and language models
+at a rate that needs clipping, without it. Nets that learn by long detours reach what their
+control reaches; what is wrong with them is their way.
 """
 
 from __future__ import annotations
@@ -37,7 +39,14 @@ _WILD = f"{STUCK} oscillating exploding_gradient non_finite dead_units vanishing
 def twins_in_kind() -> list[Subject]:
     """All of them."""
     base = recipes()
-    made = [*_rates(base), *_recurrences(base), *_frozen(base), *_chains(base)]
+    made = [
+        *_rates(base),
+        *_recurrences(base),
+        *_frozen(base),
+        *_chains(base),
+        *_detours(base),
+        *_languages(base),
+    ]
     return [replace(one, split="open", confirmed=(), seeds=(0,)) for one in made]
 
 
@@ -189,3 +198,27 @@ def _chains(base: dict[str, Recipe]) -> list[Subject]:
             build=net(5, "tanh", "glorot"), optimizer=sgd(5.0),
         ),
     ]  # fmt: skip
+
+
+def _detours(base: dict[str, Recipe]) -> list[Subject]:
+    digits = base["relu-adam"]
+
+    def swinging(fault: str, **more: Any) -> Subject:
+        return twin(digits, fault, "oscillating", _RATE, 1.1, **more)
+
+    rings: dict[str, Any] = {"data": _circles, "metric": _hits, "loss": F.binary_cross_entropy, "batch": 32}
+    return [
+        swinging("swings-8", build=net(8, init="he"), optimizer=sgd(0.3)),
+        swinging("swings-12", build=net(12, init="he"), optimizer=sgd(0.15)),
+        swinging("swings-12-momentum", build=net(12, init="he"), optimizer=sgd(0.05, 0.9)),
+        swinging("swings-rings", build=_rings(8), optimizer=sgd(0.3), **rings),
+        swinging("swings-rings-tanh", build=_rings(8, "tanh"), optimizer=sgd(0.3), **rings),
+    ]
+
+
+def _languages(base: dict[str, Recipe]) -> list[Subject]:
+    clipped, causes = base["lstm-lr20-clip"], "learning_rate_too_high recurrent_gain_too_large"
+    return [
+        twin(clipped, "unclipped", _WILD, causes, 0.45, clip=None),
+        twin(clipped, "unclipped-rate-40", _WILD, causes, 0.45, clip=None, optimizer=sgd(40.0)),
+    ]

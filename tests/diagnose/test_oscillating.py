@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
+import pytest
 import torch
 
 from evenflow.diagnose import CauseName
+from evenflow.diagnose.history import LossCurve
 from tests.diagnose.runs import Output, Weight, run
 from tests.diagnose.training import alarms, classify, curve, net, only, squared, train
 
@@ -50,3 +55,50 @@ def test_a_fine_tuning_that_swings_about_its_good_start_is_left_alone() -> None:
 
     assert swinging(1.0, 5e-6) == [], "below ln 2 from the start, by tiny steps"
     assert swinging(1000.0, 2e-4) == [CauseName.LEARNING_RATE_TOO_HIGH]
+
+
+NOISE = np.random.default_rng(0).normal(0.0, 1.0, 400)
+
+
+def _detours(swing: float, noise: float, period: float = 40.0, update: float = 5e-3) -> list[CauseName]:
+    """A loss that comes down from 2 to 0.3, with swings and with noise on its way."""
+    made = run(
+        400,
+        Weight("2.weight", update=update),
+        HEAD,
+        loss=lambda s: (
+            0.3
+            + 1.7 * math.exp(-s / 50)
+            + swing * (1 + math.sin(2 * math.pi * s / period))
+            + noise * abs(NOISE[s])
+        ),
+    )
+    return [cause.name for finding in alarms(made, RULE) for cause in finding.causes]
+
+
+def test_a_loss_that_comes_down_by_long_detours() -> None:
+    assert _detours(swing=0.3, noise=0.05) == [CauseName.LEARNING_RATE_TOO_HIGH]
+    assert _detours(swing=0.3, noise=0.2) == [CauseName.LEARNING_RATE_TOO_HIGH], "in spite of noise"
+    assert _detours(swing=0.0, noise=0.6) == [], "however small the batches are"
+    assert _detours(swing=0.03, noise=0.05) == [], "the edge of stability: mild"
+    assert _detours(swing=0.3, noise=0.05, period=400.0) == [], "once is a catapult"
+    assert _detours(swing=0.3, noise=0.05, update=5e-4) == [], "steps are small: the data come in an order"
+
+
+@pytest.mark.parametrize("deviation", [0.1, 1.0])
+def test_noise_does_not_carry_over_and_swings_do(deviation: float) -> None:
+    level = 3.0 - np.arange(400) / 200
+    steps = np.arange(400)
+    noise = LossCurve("loss", steps, level + deviation * NOISE).swings
+    assert -0.3 < noise.carried < 3.0 * noise.error, (
+        "the falling curve follows it a little, never the reverse"
+    )
+    waves = LossCurve("loss", steps, level + 5.0 * deviation * np.sin(steps / 5)).swings
+    assert waves.carried > 0.8
+    assert waves.rises in (9, 10), "300 steps at 31 steps a wave"
+
+
+def test_a_spike_that_lingers_is_no_habit() -> None:
+    spike = np.where((np.arange(400) > 200) & (np.arange(400) < 220), 20.0, 0.0)
+    curve = LossCurve("loss", np.arange(400), 2.0 + spike + 0.3 * NOISE)
+    assert curve.swings.rises == 1

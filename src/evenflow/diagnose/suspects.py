@@ -179,6 +179,13 @@ def largest_early_update(history: History, role: str) -> float | None:
     return float(known.max()) if known.size else None
 
 
+def largest_update(history: History, role: str) -> float | None:
+    """Over all sampled steps, the largest update over weight of the typical (median) weight matrix."""
+    known = _typical_ratio(history, role)
+    known = known[np.isfinite(known)]
+    return float(known.max()) if known.size else None
+
+
 def typical_update(history: History, role: str) -> float | None:
     """Median over all sampled steps of the typical matrix's update over weight."""
     known = _typical_ratio(history, role)

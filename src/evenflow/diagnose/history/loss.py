@@ -10,6 +10,8 @@ the median of their absolute values (times 1.4826) is not moved by a few spikes.
 References:
     F. Hampel, "The influence curve and its role in robust estimation", JASA 1974
     (1.4826: the median absolute deviation of a normal distribution is .6745 σ).
+    M. Bartlett, "On the theoretical specification and sampling properties of
+    autocorrelated time-series", JRSS Supplement 1946.
 """
 
 from __future__ import annotations
@@ -47,6 +49,24 @@ class Spike:
 
     step: int
     ratio: float
+
+
+@dataclass(frozen=True, slots=True)
+class Swings:
+    """How a loss moves about the best curve that only falls.
+
+    Attributes:
+        size: How far the 10 % and the 90 % quantile of the distances from that curve lie apart.
+        carried: Correlation of one distance with the next, those beyond the quantiles moved there:
+            about 0 of noise that each batch makes anew, whatever its size.
+        error: Standard error of ``carried`` for such noise, 1/√n (Bartlett 1946).
+        rises: How often the level rose by three quarters of ``size`` after it had fallen as much.
+    """
+
+    size: float
+    carried: float
+    error: float
+    rises: int
 
 
 @final
@@ -132,6 +152,20 @@ class LossCurve:
         return float(high - low)
 
     @cached_property
+    def swings(self) -> Swings:
+        """How it moves about the best curve that only falls, after its first quarter."""
+        from scipy.optimize import isotonic_regression
+
+        late = self.finite[self.finite.size // 4 :]
+        about = late - isotonic_regression(late, increasing=False).x
+        low, high = np.quantile(about, (0.1, 0.9))
+        about = about.clip(low, high)
+        power = float(about @ about)
+        carried = float(about[1:] @ about[:-1]) / power if power > 0.0 else 0.0
+        size = float(high - low)
+        return Swings(size, carried, 1.0 / math.sqrt(late.size), _rises(_smooth(late), 0.75 * size))
+
+    @cached_property
     def middle_of_second_half(self) -> float:
         """The median of the second half's values."""
         return float(np.median(self._second_half))
@@ -155,7 +189,7 @@ class LossCurve:
     def left_level(self) -> int:
         """The step after its best level at which it first rose half way to its end, and not for a moment."""
         width = min(_SMOOTHED, len(self))
-        smooth = np.median(np.lib.stride_tricks.sliding_window_view(self.values, width), axis=1)
+        smooth = _smooth(self.values)
         best = int(smooth.argmin()) if self.best < self.start else 0
         middle = (min(self.best, self.start) + self.end) / 2.0
         above = np.flatnonzero(smooth[best:] > middle)
@@ -210,3 +244,21 @@ class LossCurve:
     @cached_property
     def _last(self) -> Floats:
         return self.finite[-min(max(self.finite.size // 10, 5), 50) :]
+
+
+def _smooth(values: Floats) -> Floats:
+    """Running medians."""
+    width = min(_SMOOTHED, len(values))
+    smooth: Floats = np.median(np.lib.stride_tricks.sliding_window_view(values, width), axis=1)
+    return smooth
+
+
+def _rises(level: Floats, height: float) -> int:
+    """How often a level rose by a height after it had fallen as much, or from its beginning on."""
+    found, turn, is_up = 0, float(level[0]), False
+    for value in level.tolist():
+        turn = max(turn, value) if is_up else min(turn, value)
+        if abs(value - turn) > height:
+            found += not is_up
+            turn, is_up = value, not is_up
+    return found
