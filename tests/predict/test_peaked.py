@@ -136,3 +136,27 @@ def test_masked_scores_are_told_with_their_mask() -> None:
     )
     assert ours[":masked_fill"] == pytest.approx(real[":masked_fill"], abs=1e-6)
     assert ours[":mul"] == pytest.approx(real[":mul"], abs=0.1)
+
+
+class Normed(nn.Module):
+    """An RMSNorm before logits of a given standard deviation."""
+
+    def __init__(self, std: float) -> None:
+        super().__init__()
+        self.layer, self.head = nn.Linear(64, 128), nn.Linear(128, 60, bias=False)
+        nn.init.normal_(self.head.weight, std=std * 128**-0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer(x)
+        y: Tensor = self.head(x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6))
+        return y
+
+
+@pytest.mark.parametrize("std", [2.0, 10.0])
+def test_far_logits_go_with_their_gradient(std: float) -> None:
+    """Σ (p − 1[l]) y has a mean, which an RMSNorm before the head receives."""
+    x = torch.randn(96, 64, generator=torch.Generator().manual_seed(0))
+    labels = torch.randint(60, (96,), generator=torch.Generator().manual_seed(1))
+    found = disagreement(lambda: Normed(std), x, lambda y: F.cross_entropy(y, labels), draws=6)
+    for site in ("head:mm", ":mean", ":rsqrt", ":mul", "layer:addmm"):
+        assert abs(found[f"activation_gradient:{site}"][0]) < 0.06, (site, found)

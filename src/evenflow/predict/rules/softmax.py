@@ -35,7 +35,7 @@ from evenflow.predict.pointwise import apply, product
 from evenflow.predict.rules.peaked import by_count, effective_ratio, log_sum, unsaturated
 from evenflow.predict.rules.reductions import summed
 from evenflow.predict.rules.registry import Context, NoRuleError, rule
-from evenflow.predict.rules.tied import Own, cotangent, labels_of, own_of
+from evenflow.predict.rules.tied import Own, cotangent, labels_of, none_stands_out, own_of
 from evenflow.predict.table import Table, align
 
 MASKS = 64
@@ -382,7 +382,10 @@ class LogSoftmax(Field):
         """Mean and pair table."""
         table = self.x.table.single(self.dim).centred_over([self.dim])
         n = self.shape[self.dim] if self.shape else 1
-        total = log_sum(n, table.mean_square * n / max(n - 1, 1)) if self.own is None else self.own.log_sum()
+        if self.own is not None and self.own.height:
+            total = self.own.log_sum()
+        else:
+            total = log_sum(n, table.mean_square * n / max(n - 1, 1))
         assert table.mean is not None
         mean = table.mean - total
         left, right = table.sides(table.mean)
@@ -392,8 +395,8 @@ class LogSoftmax(Field):
 @rule("_log_softmax", "log_softmax")
 def log_softmax(context: Context, output: Any, x: Field, dim: int, *args: Any) -> Field:
     """X − log Σ e^x."""
-    last = dim % max(len(x.shape), 1) == len(x.shape) - 1
-    return LogSoftmax(x, dim, own_of(context, x) if last else None)
+    last = bool(x.shape) and dim % len(x.shape) == len(x.shape) - 1
+    return LogSoftmax(x, dim, own_of(context, x) or none_stands_out(x) if last else None)
 
 
 @rule("_log_softmax_backward_data")

@@ -37,6 +37,8 @@ from evenflow.predict.rules.peaked import effective_ratio, log_sum
 from evenflow.predict.rules.registry import Context
 from evenflow.predict.table import Table
 
+WIDE = 1.0
+"""Variance D of the logits beyond which the mean D of Σ (p − 1[l]) s exceeds its standard deviation √D."""
 SLIGHT = 0.05
 """A logit moved by less changes no probability by more than 5 %."""
 HEAVY = 100.0
@@ -141,6 +143,14 @@ def own_of(context: Context, x: Field) -> Own | None:
     return replace(inner, tokens=rows[(slice(None),) * dim + (slice(start, stop, step),)].reshape(-1))
 
 
+def none_stands_out(x: Field) -> Own | None:
+    """Widely spread logits of a head of its own: c = 0 at any class, say the first."""
+    if len(x.shape) != 2 or x.shape[-1] < 3:
+        return None
+    own = Own(0.0, torch.zeros(x.shape[0], dtype=torch.long), x.table, 1)
+    return own if own.spread()[0] > WIDE else None
+
+
 # Losses
 
 
@@ -166,7 +176,7 @@ def cotangent(
     labels = labels.reshape(-1)
     valid, is_own = labels != ignored, labels == own.tokens
     count = int(valid.sum())
-    matched = float(is_own[valid].double().mean())
+    matched = float(is_own[valid].double().mean()) if own.height else 0.0
     _tell_if_settled(context, matched, weights, left)
     m, m2, o, o2 = (float(weights @ v) for v in (q, q**2, left, left**2))
     of_row = matched * o2 * (1 + same) + (1 - matched) * (m2 + o2 * same + 1 - 2 * o / (n - 1))
