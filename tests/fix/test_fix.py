@@ -40,7 +40,8 @@ def test_the_patch_is_data_that_can_be_kept(outcome: ef.Outcome) -> None:
 def test_everything_tried_is_told_with_its_numbers(outcome: ef.Outcome) -> None:
     assert all(patch in outcome.trials for patch in outcome.patches)
     for trial in outcome.trials:
-        assert len(trial.baseline) == len(trial.patched) == 3
+        seeds = 3 if trial in outcome.patches else 1  # what does not gain from the first has no others
+        assert len(trial.baseline) == len(trial.patched) >= seeds
     assert outcome.refuted
     assert all(one.why.endswith(".") and one.remedy for one in outcome.refuted)
 
