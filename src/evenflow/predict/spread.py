@@ -105,6 +105,7 @@ def log_variance(field: Field, *, parameter: bool = False) -> float:
     """
     batch = inherited(field) + own(field) + inherited(field, Meets.SAMPLE) ** 2 / 4
     if not parameter:
+        inherited(field, Meets.SUM)  # for parameters, asked at the end: here it is one step, there all
         return batch
     while isinstance(field, Made) and field.key[0] in ("view", "permute"):  # type: ignore[index]
         field = field.parts[0]
