@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from statistics import stdev
 from typing import TYPE_CHECKING
 
 from evenflow.lab.verdict import interval, mean
@@ -135,12 +134,7 @@ class Tried:
 
 
 def ranked(confirmed: Sequence[Tried]) -> list[Tried]:
-    """Best first, and before all the smallest of those within one standard error of the best.
-
-    References:
-        L. Breiman, J. Friedman, R. Olshen & C. Stone, Classification and Regression Trees,
-        1984, section 3.4.3: the one-standard-error rule.
-    """
+    """Best first, and before all the smallest of those that seeds cannot tell from the best."""
     if not confirmed:
         return []
     comparable = all(_same_baseline(one, confirmed[0]) for one in confirmed)
@@ -180,11 +174,11 @@ def proved(confirmed: Sequence[Tried]) -> list[Tried]:
 
 
 def _surpassed(trial: Tried, best: Tried) -> bool:
-    """Whether the other is better by a standard error: seed by seed, or by intervals if seeds do not pair."""
+    """Whether the other is better beyond doubt: seed by seed, or by intervals if seeds do not pair."""
     if _same_baseline(trial, best):
-        ahead = [one - other for one, other in zip(best.patched, trial.patched, strict=False)]
-        error = stdev(ahead) / math.sqrt(len(ahead)) if len(ahead) > 1 else math.inf
-        return mean(ahead) > error
+        pairs = zip(best.patched, trial.patched, strict=False)
+        found = interval([one - other for one, other in pairs])
+        return found is not None and found[0] > 0
     if trial.interval is None or best.interval is None:
         return trial.effect < best.effect
     return trial.interval[1] < best.interval[0]
