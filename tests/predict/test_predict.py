@@ -157,6 +157,19 @@ def test_a_model_of_transformers_inside_another_is_initialised() -> None:
     assert stats.mean_square**0.5 == pytest.approx(0.02)
 
 
+@pytest.mark.parametrize("loss", [F.multi_margin_loss, F.multilabel_margin_loss])
+def test_a_backward_pass_that_pytorch_cannot_shape_is_named(loss: Callable[..., Tensor]) -> None:
+    """Its forward pass has a meta kernel and its backward pass has none (torch 2.13)."""
+    labels = torch.zeros(8, 10, dtype=torch.long) if "label_" in loss.__name__ else torch.arange(8)
+    with pytest.raises(ModelError, match=rf"backward pass .* {loss.__name__}_backward .* Measure one batch"):
+        predict(lambda: nn.Linear(64, 10), torch.randn(8, 64), lambda y: loss(y, labels))
+
+
+def test_a_loss_that_asks_for_a_value_is_told() -> None:
+    with pytest.raises(ModelError, match=r"The loss cannot be predicted: .* value of a tensor"):
+        predict(lambda: nn.Linear(64, 10), torch.randn(8, 64), lambda y: y[y.argmax()].sum())
+
+
 def test_a_builder_that_raises_is_told() -> None:
     def build() -> nn.Module:
         raise RuntimeError("no such file")

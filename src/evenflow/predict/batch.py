@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_map
 
-from evenflow.errors import ModelError
+from evenflow.errors import LossError, ModelError
 from evenflow.flow import Flow, ModuleCall, Role, Row
 from evenflow.predict import fields
 from evenflow.predict.fields import Leaf
@@ -135,18 +135,18 @@ def _predict(model: nn.Module, inputs: Any, loss: Any, seed: int, interpreter: I
             recurrence_of_the_cpu(),
         ):
             with KeptNumbers(), interpreter, steps if recurrent else contextlib.nullcontext(), recorder:
-                try:
-                    output = model(*args, **kwargs)
-                except NoRuleError as error:
-                    raise ModelError(
-                        f"The model cannot be predicted: {error}. Measure one batch instead."
-                    ) from error
-                except Exception as error:
-                    raise model_trouble(model, error, inputs) from error
-                goal = objective(output, loss, seed=seed)
+                with _followed("model"):
+                    try:
+                        output = model(*args, **kwargs)
+                    except NoRuleError:
+                        raise
+                    except Exception as error:
+                        raise model_trouble(model, error, inputs) from error
+                with _followed("loss"):
+                    goal = objective(output, loss, seed=seed)
             graph.build(goal.roots)
             with gradients_aside([*graph.leaves.values(), *model.parameters()]):
-                with KeptNumbers(), interpreter:
+                with KeptNumbers(), interpreter, _followed("backward pass"):
                     torch.autograd.backward(goal.roots, _seeds(goal, interpreter))
                 gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
                 rows = [
@@ -172,6 +172,21 @@ def _predict(model: nn.Module, inputs: Any, loss: Any, seed: int, interpreter: I
         _facts(model, goal) | {"abstains": [doubt.text for doubt in trust if doubt.abstains]},
         dict.fromkeys([*unknown, *remarks, *(doubt.text for doubt in trust), *graph.notes]),
     )
+
+
+@contextlib.contextmanager
+def _followed(part: str) -> Iterator[None]:
+    """Tell of what cannot be followed, in words."""
+    try:
+        yield
+    except (NoRuleError, LossError) as error:
+        why = error.__cause__ if isinstance(error, LossError) else error
+        if not isinstance(why, NoRuleError):
+            raise
+        raise ModelError(
+            f"The {part} cannot be predicted: {why}. Measure one batch instead (evenflow.measure), "
+            "or write that op in terms of others."
+        ) from why
 
 
 def _order(recorder: Recorder, call: ModuleCall) -> int:

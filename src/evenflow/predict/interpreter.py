@@ -179,7 +179,7 @@ class Interpreter(TorchDispatchMode):
             tensors = _tensors((*args, *kwargs.values()))
         if op.dynamic and entries.by_entries(func, args):
             return entries.run(self, func, args, kwargs)
-        output = op.makes(*args, **kwargs) if op.makes else self._shapes.run(func, tuple(args), kwargs)
+        output = op.makes(*args, **kwargs) if op.makes else self._on_shapes(op, args, kwargs)
         outputs = list(output) if isinstance(output, (list, tuple)) else [output]
         with _NoDispatch():
             results = self._interpret(op, tensors, outputs, args, kwargs)
@@ -190,6 +190,15 @@ class Interpreter(TorchDispatchMode):
                 else:
                     self._memory.put(tensor, value)
         return output
+
+    def _on_shapes(self, op: Op, args: Any, kwargs: Any) -> Any:
+        """Its output, of which nothing but the shape is known."""
+        try:
+            return self._shapes.run(op.func, tuple(args), kwargs)
+        except NotImplementedError as error:
+            raise NoRuleError(
+                f"PyTorch cannot say what shape {op.name} gives without running it (it has no meta kernel)"
+            ) from error
 
     def _reshaped(self, op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run an op that gives its argument another shape in place."""

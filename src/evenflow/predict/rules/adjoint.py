@@ -16,17 +16,16 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from functools import cached_property
 from typing import final
 
-import torch
-
-from evenflow.predict.fields import Field, Leaf, Made, Sum, cross
+from evenflow.predict.fields import Field, Leaf, Made, cross
 from evenflow.predict.pointwise import Expression, Term, apply, as_terms, product
+from evenflow.predict.rules.euler import before_norm, collected, flat, paths, ratio, unfolded
 from evenflow.predict.rules.registry import Context
 from evenflow.predict.rules.views import view
-from evenflow.predict.scalar import Scalar
 from evenflow.predict.table import Table
 
 PRODUCT = ("contract", "ik,kj->ij")
@@ -74,7 +73,8 @@ def moved(context: Context, x: Field, over: Sequence[int], shape: Sequence[int])
     """Σ x over the last dimension by the right side; None if x is no such product."""
     if not isinstance(x, Expression) or tuple(over) != (len(x.shape) - 1,) or not x.cotangent:
         return None
-    parts = [_moved_term(context, term, x.shape, shape) for term in x.terms]
+    terms = collected([part for term in x.terms for part in unfolded(term)])
+    parts = [_moved_term(context, term, x.shape, shape) for term in terms]
     total: Field | None = None
     for part in parts:
         if part is None:
@@ -90,26 +90,32 @@ def _moved_term(context: Context, term: Term, wide: Sequence[int], shape: Sequen
     rest = Term(term.factor, tuple((field, f) for field, f in term.functions if not field.cotangent))
     sums: dict[tuple[int, int], tuple[Field, Term]] = {}
     known: Field | None = None
-    for factor, path in _paths(gradients[0][0]):
+    for factor, path in paths(gradients[0][0]):
         found = _throughweight_of(context, path, rest, wide)
         if found is None:
             return None
-        h, y, operand, ratio = found
-        aligned = context.made.get(("aligned", id(_flat(h))))
+        h, y, operand, scale = found
+        aligned = context.made.get(("aligned", id(flat(h))))
         if aligned is not None:
             each = product(shape, view(context, None, aligned[1], shape), factor)
-            each = product(shape, each, Expression(shape, [ratio]))
+            each = product(shape, each, Expression(shape, [scale]))
+            known = each if known is None else apply(None, "add", [known, each], {}, shape)  # type: ignore[arg-type]
+            continue
+        unchanged = before_norm(context, h, y)
+        if unchanged is not None:
+            each = product(shape, view(context, None, unchanged, shape), factor)
+            each = product(shape, each, Expression(shape, [scale]))
             known = each if known is None else apply(None, "add", [known, each], {}, shape)  # type: ignore[arg-type]
             continue
         both = product(y.shape, product(y.shape, h, y), factor)
         key = id(operand), y.shape[-1]
         if key in sums:
             both = apply(None, "add", [sums[key][0], both], {}, y.shape)  # type: ignore[arg-type]
-        sums[key] = both, ratio
+        sums[key] = both, scale
     total = known
-    for both, ratio in sums.values():
+    for both, scale in sums.values():
         each = view(context, None, _summed_last(context, both), shape)
-        each = product(shape, each, Expression(shape, [ratio]))
+        each = product(shape, each, Expression(shape, [scale]))
         total = each if total is None else apply(None, "add", [total, each], {}, shape)  # type: ignore[arg-type]
     return total
 
@@ -120,20 +126,11 @@ def _summed_last(context: Context, x: Field) -> Field:
     return summed(context, x, [len(x.shape) - 1], x.shape[:-1], keep=False)
 
 
-def _paths(x: Field, factor: float = 1.0) -> Iterator[tuple[float, Field]]:
-    """What a gradient is the sum of."""
-    if isinstance(x, Sum):
-        for each, part in x.terms:
-            yield from _paths(part, factor * each)
-    else:
-        yield factor, x
-
-
 def _throughweight_of(
     context: Context, path: Field, rest: Term, wide: Sequence[int]
 ) -> tuple[Field, Field, Field, Term] | None:
     """H and y = W a of a gradient Wᵀh, with a, and what a is to be multiplied with to give ``rest``."""
-    path = _flat(path)
+    path = flat(path)
     if not isinstance(path, Made) or path.key != PRODUCT:
         return None
     h, weight = path.parts
@@ -141,36 +138,18 @@ def _throughweight_of(
     if found is None or not h.cotangent:
         return None
     for operand, y in context.made.get(("applied", found[0], not found[1]), ()):
-        ratio = _ratio(rest, operand, wide)
-        if ratio is not None:
-            return h, y, operand, ratio
+        scale = _ratio(context, rest, operand, wide)
+        if scale is not None:
+            return h, y, operand, scale
     return None
 
 
-def _flat(x: Field) -> Field:
-    """What x is a view of."""
-    while isinstance(x, Made) and x.key[0] == "view":  # type: ignore[index]
-        x = x.parts[0]
-    return x
-
-
-def _ratio(rest: Term, operand: Field, wide: Sequence[int]) -> Term | None:
+def _ratio(context: Context, rest: Term, operand: Field, wide: Sequence[int]) -> Term | None:
     """A term that does not vary along the last dimension, and times the operand gives ``rest``."""
-    source = _flat(operand)
-    terms = as_terms(source)
-    if source.shape != tuple(wide) or len(terms) != 1:
+    if math.prod(operand.shape) != math.prod(wide) or operand.shape[-1] != wide[-1]:
         return None
-    (fixed, vary), (fixed_a, vary_a) = _apart(rest), _apart(terms[0])
-    if vary != vary_a:
-        return None
-    inverse = Term(1 / terms[0].factor, tuple((x, Scalar(torch.reciprocal, (f,))) for x, f in fixed_a))
-    return Term(rest.factor, tuple(fixed)).times(inverse)
-
-
-def _apart(term: Term) -> tuple[list[tuple[Field, Scalar]], dict[int, str]]:
-    """The factors of a term that do not vary along the last dimension, and names of those that do."""
-    fixed = [(x, f) for x, f in term.functions if not x.shape or x.shape[-1] == 1]
-    return fixed, {id(x): f.key for x, f in term.functions if x.shape and x.shape[-1] > 1}
+    terms = as_terms(view(context, None, operand, wide))
+    return ratio(rest, terms[0]) if len(terms) == 1 else None
 
 
 def weight_of(x: Field) -> tuple[int, bool] | None:
