@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from importlib import import_module
 from pathlib import Path
 
@@ -11,8 +12,9 @@ from tests.fix import programs
 from torch import nn
 
 import evenflow as ef
-from evenflow.cli import main
+from evenflow.cli import main, output
 from evenflow.errors import EvenflowError
+from evenflow.fix.track import Track
 
 
 def _fix(*arguments: object) -> Result:
@@ -56,7 +58,8 @@ def test_a_choice_that_cannot_be_is_told(arguments: list[str], message: str) -> 
 @pytest.mark.parametrize(
     ("options", "wanted"),
     [
-        ([], {"ignore": [], "insist": False}),
+        ([], {"ignore": [], "insist": False, "minutes": None}),
+        (["--minutes", "1.5"], {"minutes": 1.5}),
         (
             ["--insist", "--ignore", "skip,clip", "--ignore", "leak"],
             {"ignore": ["skip", "clip", "leak"], "insist": True},
@@ -88,3 +91,48 @@ def test_what_is_no_program_is_told(target: str, message: str) -> None:
     result = _fix(target)
     assert result.exit_code == 2
     assert message in result.output
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code", "told"),
+    [
+        ({"interrupted": True}, 130, "Interrupted: not everything was tried."),
+        ({"time_up": True}, 1, "Time was up: not everything was tried. More --minutes may find more."),
+    ],
+)
+def test_a_search_that_was_cut_short_says_why(
+    outcome: dict[str, bool], code: int, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = programs.too_fast()
+    report = ef.check(program, confirm=False, seconds=0.1)
+    cut = ef.Outcome(report, **outcome)
+    monkeypatch.setattr(import_module("evenflow.fix"), "fix", lambda program, **given: cut)
+    result = _fix("tests.fix.programs:too_fast")
+    assert result.exit_code == code
+    assert told in result.output
+
+
+def test_sigterm_acts_as_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def killed(program: ef.Program, **given: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(import_module("evenflow.fix"), "fix", killed)
+    result = _fix("tests.fix.programs:too_fast")
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (130, "Interrupted.")
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_without_a_terminal_each_stage_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def tracked(program: ef.Program, *, track: Track, **given: object) -> None:
+        assert list(track("race, 10 steps", iter([1, 2, 3]), 3)) == [1, 2, 3]
+        assert list(track("trials, 20 steps", [], 0)) == []
+        raise EvenflowError("enough")
+
+    monkeypatch.setattr(import_module("evenflow.fix"), "fix", tracked)
+    said = _fix("tests.fix.programs:too_fast").stderr.splitlines()
+    assert said[:2] == ["checking", "race, 10 steps: 3"]
+    monkeypatch.setattr(output, "PAUSE", 0.0)
+    said = _fix("tests.fix.programs:too_fast").stderr.splitlines()
+    assert said[1:4] == ["race, 10 steps: 3", "race, 10 steps: 1 of 3 done", "race, 10 steps: 2 of 3 done"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import signal
+import threading
 import traceback
 from collections.abc import Iterable, Iterator
 
@@ -45,6 +47,19 @@ def plain_errors(*, debug: bool) -> Iterator[None]:
             f"evenflow itself failed: {type(error).__name__}: {error} ({last.filename}:{last.lineno}).\n"
             "This should not happen. Please report it, with the output of the same command and --debug."
         ) from error
+
+
+@contextlib.contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM, which schedulers and ``timeout`` send, acts as Ctrl-C in the block: work is kept."""
+    if threading.current_thread() is not threading.main_thread():  # where no signal arrives
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def nearest(name: str, offered: Iterable[str]) -> str | None:

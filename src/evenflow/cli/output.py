@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,6 +14,9 @@ from evenflow.cli.errors import Failure
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+
+PAUSE = 30.0
+"""Seconds after which a line tells that work goes on, where there is no terminal: log files stay short."""
 
 
 def bars() -> Progress:
@@ -29,6 +33,18 @@ def bars() -> Progress:
     )
     console = Console(stderr=True)
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def lines(title: str, items: Iterable[Any], total: int) -> Iterator[Any]:
+    """Pass items on; a line on standard error at the beginning, and while it lasts another now and then."""
+    told = monotonic()
+    for done, item in enumerate(items):
+        if done == 0:
+            click.echo(f"{title}: {total}", err=True)
+        elif monotonic() - told >= PAUSE:
+            click.echo(f"{title}: {done} of {total} done", err=True)
+            told = monotonic()
+        yield item
 
 
 @contextmanager

@@ -39,6 +39,7 @@ class Course:
         seconds: Processor time of training.
         trouble: Why there was no training; empty if there was.
         code: The patch as Python, where only the training could write it; else empty.
+        cut: Whether the search's time was up before it ended; then nothing else is known.
     """
 
     losses: tuple[float, ...]
@@ -46,6 +47,7 @@ class Course:
     seconds: float
     trouble: str = ""
     code: str = ""
+    cut: bool = False
 
     @property
     def broken(self) -> bool:

@@ -210,7 +210,8 @@ class Outcome:
         trials: All that were tried against the program, in the order tried.
         refuted: What was given up before that.
         advice: What no patch can do.
-        interrupted: Whether the search was cut short.
+        interrupted: Whether the search was cut short by Ctrl-C.
+        time_up: Whether it was because its time was up.
     """
 
     report: Report
@@ -218,4 +219,5 @@ class Outcome:
     trials: tuple[Tried, ...] = ()
     refuted: tuple[Refuted, ...] = ()
     advice: tuple[str, ...] = ()
-    interrupted: bool = field(default=False)
+    interrupted: bool = False
+    time_up: bool = False

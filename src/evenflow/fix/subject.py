@@ -10,6 +10,7 @@ from typing import Protocol, TypeAlias
 from evenflow.check import Report
 from evenflow.fix.candidates import Candidate, proposed
 from evenflow.fix.course import Course, train
+from evenflow.fix.deadline import NEVER, Deadline, TimeUpError
 from evenflow.fix.remedy import Case
 from evenflow.fix.screen import screen
 from evenflow.flow import Flow
@@ -47,6 +48,7 @@ class OfProgram:
 
     case: Case
     ignore: Collection[str] = ()
+    deadline: Deadline = NEVER
 
     @property
     def report(self) -> Report:
@@ -63,7 +65,7 @@ class OfProgram:
 
     def course(self) -> Callable[[Job], Course]:
         """See :class:`Subject`."""
-        return partial(_course, self.case.program)
+        return partial(_course, self.deadline.on(self.case.program))
 
     def flow(self, patch: Patch) -> Flow | None:
         """See :class:`Subject`; of several roles the first."""
@@ -74,6 +76,8 @@ def _course(program: Program, job: Job) -> Course:
     patch, seed, steps = job
     try:
         return train(program if patch is None else patch.program(program), steps, seed)
+    except TimeUpError:
+        return Course((), None, 0.0, cut=True)
     except Exception:  # a patched program that raises in the middle of training is one that broke
         if patch is None:
             raise

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from evenflow.fix.candidates import Candidate
 from evenflow.fix.course import Course
+from evenflow.fix.deadline import TimeUpError
 from evenflow.fix.outcome import Proof, Tried
 from evenflow.fix.subject import Job, Subject
 from evenflow.fix.track import Track
@@ -38,13 +39,19 @@ class Trials:
         return sum(len(course.losses) for course in self._courses.values())
 
     def trained(self, jobs: Sequence[Job], title: str) -> list[Course]:
-        """A course for each (patch, seed, steps); those of before are not trained again."""
+        """A course for each (patch, seed, steps); those of before are not trained again.
+
+        Raises:
+            TimeUpError: The search's time was up before one ended.
+        """
         keys = [("" if patch is None else patch.to_json(), seed, steps) for patch, seed, steps in jobs]
         todo = [
             (key, job) for key, job in dict(zip(keys, jobs, strict=True)).items() if key not in self._courses
         ]
         results = self._workers.map(self._subject.course(), [job for _, job in todo])
         for (key, _), course in zip(todo, self._track(title, results, len(todo)), strict=True):
+            if course.cut:
+                raise TimeUpError
             self._courses[key] = course
         return [self._courses[key] for key in keys]
 

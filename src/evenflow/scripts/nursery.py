@@ -10,8 +10,10 @@ Where there is no safe fork (all but Linux), each trial is a fresh process.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -25,36 +27,50 @@ _turn = Lock()
 """A nursery runs one trial at a time."""
 
 
-def run(folder: Path, where: str, environment: Mapping[str, str]) -> int:
+def run(folder: Path, where: str, environment: Mapping[str, str], seconds: float | None = None) -> int:
     """Run the job in a folder, in a process of its own; what it prints goes into the folder.
 
     Args:
         folder: Holds ``job.json``; see :mod:`evenflow.scripts.trial`.
         where: Current folder of the process.
         environment: Its environment variables.
+        seconds: How long it may take; None for no limit.
 
     Returns:
         Its exit code, negative if a signal ended it.
+
+    Raises:
+        TimeoutError: It took longer, and was ended.
     """
     if sys.platform != "linux":
         with (folder / "stdout").open("wb") as out, (folder / "stderr").open("wb") as err:
             command = [sys.executable, "-m", "evenflow.scripts", str(folder)]
-            return subprocess.run(
-                command,
-                cwd=where,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                check=False,
-            ).returncode
+            try:
+                return subprocess.run(
+                    command,
+                    cwd=where,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=err,
+                    check=False,
+                    timeout=seconds,
+                ).returncode
+            except subprocess.TimeoutExpired:
+                raise TimeoutError from None
     # By the pipe, not by a file: environments hold passwords.
     job = {"folder": os.fspath(folder), "where": os.path.abspath(where), "environment": dict(environment)}
     with _turn:
         if not _nurseries or _nurseries[0].poll() is not None:
             command = [sys.executable, "-m", "evenflow.scripts"]
             _nurseries[:] = [
-                subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+                subprocess.Popen(
+                    command,
+                    env=environment,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    start_new_session=True,  # so that it can be ended with its trial, whoever is told to stop
+                )
             ]
         nursery = _nurseries[0]
         assert nursery.stdin is not None
@@ -62,20 +78,22 @@ def run(folder: Path, where: str, environment: Mapping[str, str]) -> int:
         try:
             nursery.stdin.write(json.dumps(job).encode() + b"\n")
             nursery.stdin.flush()
+            if not select.select([nursery.stdout], [], [], seconds)[0]:
+                raise TimeoutError
             answer = nursery.stdout.readline()
         except BaseException:  # Ctrl-C: whatever runs there is of no use any more
-            _nurseries.pop().kill()
+            close()
             raise
         return int(answer) if answer else nursery.wait()
 
 
 @atexit.register
 def close() -> None:
-    """End all nurseries."""
+    """End all nurseries, and the trials in them."""
     while _nurseries:
-        nursery = _nurseries.pop()
-        nursery.kill()
-        nursery.wait()
+        with contextlib.suppress(OSError), _nurseries.pop() as nursery:
+            if nursery.poll() is None:  # else its number may be another's by now
+                os.killpg(nursery.pid, signal.SIGKILL)
 
 
 def serve() -> None:

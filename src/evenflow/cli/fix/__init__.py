@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from evenflow.cli.errors import plain_errors
+from evenflow.cli.errors import ended_by_sigterm, plain_errors
 from evenflow.cli.help import TaughtCommand
-from evenflow.cli.output import bars, save
+from evenflow.cli.output import bars, lines, save
 
 if TYPE_CHECKING:
     from evenflow.fix import Outcome
@@ -43,9 +43,10 @@ class _FixCommand(TaughtCommand):
         ("evenflow run --patch patch.json train.py", "Afterwards: the whole script with the patch on it."),
         ("evenflow fix train.py:program", "program is an evenflow.Program, or a function that gives one."),
         ("evenflow fix train.py:program --code --jobs -1", "Trials on all cores; the best patch as code."),
+        ("evenflow fix --minutes 10 train.py", "What ten minutes find."),
     ],
     epilog="Exit codes: 0 nothing is wrong, or a patch was confirmed; 1 nothing helped; "
-    "2 a mistake in the call, the target or the program; 130 interrupted.",
+    "2 a mistake in the call, the target or the program; 130 interrupted by Ctrl-C or SIGTERM.",
 )
 @click.argument("target", type=click.Path())
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
@@ -64,6 +65,11 @@ class _FixCommand(TaughtCommand):
 )
 @click.option(
     "--seeds", type=click.IntRange(2), default=3, show_default=True, help="Seeds of each paired trial."
+)
+@click.option(
+    "--minutes",
+    type=click.FloatRange(min=0.0, min_open=True),
+    help="Time for all of it; then it ends with what was found.  [default: no limit]",
 )
 @click.option(
     "--metric",
@@ -103,6 +109,7 @@ def command(
     everything: bool,
     steps: int | None,
     seeds: int,
+    minutes: float | None,
     metric: str | None,
     ignore: tuple[str, ...],
     insist: bool,
@@ -116,7 +123,8 @@ def command(
 
     TARGET is a training script with its ARGUMENTS, unchanged, or file.py:name, the
     name of an evenflow.Program. Each patch is compared with the training as it is,
-    from the same seeds and on the same batches. Ctrl-C keeps what was found by then.
+    from the same seeds and on the same batches. Ctrl-C, SIGTERM and the end of --minutes
+    keep what was found by then.
 
     Of a script each trial RUNS ITS OWN CODE from the first line, in a process of its
     own, and stops it after --steps. What it writes, downloads or logs, it writes again
@@ -157,7 +165,7 @@ def command(
         workers = Workers(jobs, backend, address)
         ignored = [name for one in ignore for name in one.split(",") if name]
         model: Any = None
-        with _tracked() as track:
+        with ended_by_sigterm(), _tracked(checks=not is_script) as track:
             if is_script:
                 outcome = _of_script(
                     target,
@@ -167,6 +175,7 @@ def command(
                     seeds=seeds,
                     steps=steps,
                     ignore=ignored,
+                    minutes=minutes,
                     workers=workers,
                     track=track,
                 )
@@ -180,6 +189,7 @@ def command(
                     steps=steps,
                     ignore=ignored,
                     insist=insist,
+                    minutes=minutes,
                     workers=workers,
                     track=track,
                 )
@@ -212,6 +222,7 @@ def _of_script(
     seeds: int,
     steps: int | None,
     ignore: Iterable[str],
+    minutes: float | None,
     workers: Any,
     track: Track,
 ) -> Outcome:
@@ -219,7 +230,13 @@ def _of_script(
 
     script = Script(target, arguments, as_module, str(Path.cwd()), metric)
     return fix_script(
-        script, seeds=range(seeds), steps=steps or STEPS, ignore=ignore, workers=workers, track=track
+        script,
+        seeds=range(seeds),
+        steps=steps or STEPS,
+        ignore=ignore,
+        minutes=minutes,
+        workers=workers,
+        track=track,
     )
 
 
@@ -252,12 +269,22 @@ def _program(target: str) -> Program:
 
 
 @contextmanager
-def _tracked() -> Iterator[Track]:
-    """A bar for each stage."""
+def _tracked(*, checks: bool) -> Iterator[Track]:
+    """A bar for each stage, or a line where there is no terminal.
+
+    Args:
+        checks: Whether the first stage is a check, which does not tell how far it is.
+    """
     with bars() as bar:
+        if bar.disable:
+            if checks:
+                click.echo("checking", err=True)
+            yield lines
+            return
 
         def track(title: str, items: Iterable[Any], total: int) -> Iterable[Any]:
             return bar.track(items, total=total, description=title)
 
-        bar.add_task("checking", total=None)
+        if checks:
+            bar.add_task("checking", total=None)
         yield track

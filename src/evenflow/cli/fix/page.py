@@ -10,7 +10,7 @@ from jinja2.utils import htmlsafe_json_dumps
 
 from evenflow import __version__
 from evenflow.cli.fix.pictures import pictures
-from evenflow.cli.fix.table import cells, ending, lengths, most_seeds, ranked, verdict
+from evenflow.cli.fix.table import cells, cut_short, ending, lengths, most_seeds, ranked, verdict
 from evenflow.cli.lab.charts import spec
 from evenflow.fix import Outcome
 from evenflow.fix.outcome import Verdict
@@ -42,7 +42,7 @@ def render_page(outcome: Outcome, subject: str, code: str = "") -> str:
         subject=printable(subject),
         tone="ok" if good else "warning",
         sign="✓" if good else "▲",
-        verdict=verdict(outcome),
+        verdict=" ".join(filter(None, (verdict(outcome), cut_short(outcome)))),
         headline=headline(outcome.report.diagnosis),
         seeds=most_seeds(outcome),
         steps=lengths(outcome),

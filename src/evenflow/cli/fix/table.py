@@ -72,6 +72,15 @@ def verdict(outcome: Outcome) -> str:
     return f"{best[0].upper()}{best[1:]}: confirmed."
 
 
+def cut_short(outcome: Outcome) -> str:
+    """Why not everything was tried, as a sentence; empty if it was."""
+    if outcome.interrupted:
+        return "Interrupted: not everything was tried."
+    if outcome.time_up:
+        return "Time was up: not everything was tried. More --minutes may find more."
+    return ""
+
+
 def show(outcome: Outcome, console: Console, *, everything: bool) -> None:
     """The ranked table, pictures of the best patch, and what was refuted before it."""
     from rich.table import Table
@@ -120,8 +129,8 @@ def show(outcome: Outcome, console: Console, *, everything: bool) -> None:
         )
     if not outcome.patches:
         console.print(verdict(outcome))
-    if outcome.interrupted:
-        console.print("Interrupted: not everything was tried.", style="yellow")
+    if why := cut_short(outcome):
+        console.print(why, style="yellow")
 
 
 def drawn(picture: Lines, *, ascii_only: bool) -> Iterator[Text]:

@@ -6,12 +6,15 @@ import pickle
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import final
 
 from evenflow.check import Report
+from evenflow.errors import EvenflowError
 from evenflow.fix.candidates import Candidate, left_out
 from evenflow.fix.course import Course
+from evenflow.fix.deadline import NEVER, Deadline, TimeUpError
 from evenflow.fix.outcome import Outcome
 from evenflow.fix.script.process import Script
 from evenflow.fix.script.scout import Findings
@@ -37,6 +40,7 @@ class OfScript:
     script: Script
     findings: Findings
     ignore: Collection[str] = ()
+    deadline: Deadline = NEVER
 
     @property
     def report(self) -> Report:
@@ -54,7 +58,7 @@ class OfScript:
 
     def course(self) -> Callable[[Job], Course]:
         """A process for each trial."""
-        return self.script.course
+        return partial(self.script.course, deadline=self.deadline)
 
     def flow(self, patch: Patch) -> Flow | None:
         """The first batch as the scout measured it."""
@@ -67,6 +71,7 @@ def fix_script(
     seeds: Sequence[int] = (0, 1, 2),
     steps: int = STEPS,
     ignore: Iterable[str] = (),
+    minutes: float | None = None,
     workers: Workers | None = None,
     track: Track = silently,
 ) -> Outcome:
@@ -78,20 +83,34 @@ def fix_script(
             its seeds are shifted (see :mod:`evenflow.scripts.seeds`).
         steps: Length of the longest trial; the first look is twice as long.
         ignore: Names of remedies to leave out.
+        minutes: How long all of it may take; then the search ends as after Ctrl-C. No limit by default.
         workers: Who runs the trials; each is a process of its own in any case.
         track: Is told how far the search is.
 
     Raises:
         ScriptError: The script fails as it is, or trains nothing.
-        EvenflowError: ``ignore`` names no remedy.
+        EvenflowError: ``ignore`` names no remedy, or the first look took all of the time.
     """
-    ignore = left_out(ignore)
+    ignore, deadline = left_out(ignore), Deadline.after(minutes)
     with tempfile.TemporaryDirectory(prefix="evenflow-scout-") as name:
         folder = Path(name)
-        for _ in track("watching the script", [0], 1):
-            result = script.run(SCOUT, None, seeds[0], LOOK * steps, folder)
+        try:
+            for _ in track("watching the script", [0], 1):
+                result = script.run(SCOUT, None, seeds[0], LOOK * steps, folder, deadline)
+        except TimeUpError:
+            raise EvenflowError(
+                f"The first look at {script.name} takes {LOOK * steps} steps, and longer than {minutes:g} "
+                "minutes. Allow more time, or take fewer steps for a trial."
+            ) from None
         script.check(result, folder)
         findings: Findings = pickle.loads((folder / "findings.pkl").read_bytes())
     if findings.report.healthy:
         return Outcome(findings.report)
-    return searched(OfScript(script, findings, ignore), tuple(seeds), steps, workers or Workers(), track)
+    return searched(
+        OfScript(script, findings, ignore, deadline),
+        tuple(seeds),
+        steps,
+        workers or Workers(),
+        track,
+        deadline=deadline,
+    )

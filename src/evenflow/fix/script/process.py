@@ -12,6 +12,7 @@ from typing import Any, final
 
 from evenflow.errors import EvenflowError
 from evenflow.fix.course import Course
+from evenflow.fix.deadline import NEVER, Deadline, TimeUpError
 from evenflow.fix.subject import Job
 from evenflow.scripts import nursery
 
@@ -43,11 +44,20 @@ class Script:
     folder: str = "."
     metric: str | None = None
 
-    def run(self, listener: str, patch: str | None, seed: int, steps: int, folder: Path) -> dict[str, Any]:
+    def run(
+        self,
+        listener: str,
+        patch: str | None,
+        seed: int,
+        steps: int,
+        folder: Path,
+        deadline: Deadline = NEVER,
+    ) -> dict[str, Any]:
         """Run it for some steps; files go into ``folder``.
 
         Raises:
             ScriptError: Its process died.
+            TimeUpError: The deadline came first; the process is ended.
         """
         job = {
             "script": self.name,
@@ -64,7 +74,10 @@ class Script:
             "EVENFLOW_TRIAL": "1",
             "PYTHONPATH": os.pathsep.join(dict.fromkeys([_home(), *_given_path()])),
         }
-        code = nursery.run(folder, self.folder, environment)
+        try:
+            code = nursery.run(folder, self.folder, environment, deadline.left)
+        except TimeoutError:
+            raise TimeUpError from None
         try:
             result: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         except OSError:
@@ -73,7 +86,7 @@ class Script:
             ) from None
         return result
 
-    def course(self, job: Job) -> Course:
+    def course(self, job: Job, deadline: Deadline = NEVER) -> Course:
         """One trial.
 
         Raises:
@@ -83,7 +96,10 @@ class Script:
         with tempfile.TemporaryDirectory(prefix="evenflow-trial-") as name:
             folder = Path(name)
             try:
-                result = self.run(TRIAL, None if patch is None else patch.to_json(), seed, steps, folder)
+                asked = None if patch is None else patch.to_json()
+                result = self.run(TRIAL, asked, seed, steps, folder, deadline)
+            except TimeUpError:
+                return Course((), None, 0.0, cut=True)
             except ScriptError as error:
                 if patch is None:
                     raise
