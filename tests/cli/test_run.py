@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import termios
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,9 @@ from click.testing import CliRunner
 from torch import nn
 
 from evenflow.cli import main
+from evenflow.cli.run.session import Session, Settings
 from evenflow.cli.run.view import Layer, View, thinned
+from evenflow.diagnose import Severity, diagnose
 from evenflow.scripts.discovery import named_models, named_optimizers, owners
 from evenflow.store import open_run
 from evenflow.watch.recorder import Trouble, read_flights
@@ -207,6 +210,41 @@ def test_phases_have_runs_of_their_own(tmp_path: Path) -> None:
     assert first.metadata["model"] == {"body": "Linear", "head": "Linear"}
     assert len(first.scalars["lr/head"]) == len(first.scalars["lr/body"]) == 4
     assert len(second.scalars["loss"]) == 3
+
+
+@pytest.fixture
+def session() -> Iterator[Session]:
+    made = Session(Settings(None, None, budget=None, overwrite=False, script="x.py", arguments=()))
+    made.install()
+    yield made
+    made.close()
+
+
+def test_an_optimizer_made_from_other_parameters_is_watched_beside_the_model(session: Session) -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 1))
+    optimizer = torch.optim.SGD(nn.Linear(8, 1).parameters(), 0.1)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for _ in range(5):
+            optimizer.zero_grad()
+            model(torch.ones(3, 4)).square().mean().backward()
+            optimizer.step()
+    assert ["holds no parameter of the model" in str(one.message) for one in told] == [True]
+    session.close()
+    (watched,) = session.watches
+    assert len(watched.run.scalars["loss"]) == 4
+    (finding,) = diagnose(watched.run, select="EF609").findings
+    assert finding.severity is Severity.WARNING
+
+
+def test_an_optimizer_of_bare_tensors_is_no_fault(session: Session) -> None:
+    model, image = nn.Linear(4, 1), torch.ones(3, 4, requires_grad=True)
+    optimizer = torch.optim.SGD([image], 0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(image).square().mean().backward()
+        optimizer.step()
+    assert session.watches == []
 
 
 # --- mistakes ---

@@ -1,15 +1,19 @@
-"""EF609: gradients come, and no step is taken."""
+"""EF609: gradients come, and none moves."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from evenflow.check import check
 from evenflow.diagnose import CauseName, Finding, Severity, diagnose
 from evenflow.measure import measure
+from evenflow.program import Program
+from evenflow.watch import WatchWarning
 from tests.diagnose.runs import Weight, run
 from tests.diagnose.training import clusters, found, net, only, train
 
@@ -34,6 +38,49 @@ def test_a_layer_left_out_is_noted_while_training_learns_and_an_alarm_if_not() -
         assert finding.severity is severity
         assert finding.site == "2.weight"
         assert finding.causes[0].name is CauseName.FROZEN_OR_DETACHED
+
+
+def _stale(model: nn.Module) -> torch.optim.Optimizer:
+    """An optimizer made before its model was replaced."""
+    return torch.optim.SGD(net().parameters(), 0.1)
+
+
+def test_an_optimizer_made_from_other_parameters() -> None:
+    data, model = clusters(), net(layers=4)
+    with pytest.warns(WatchWarning, match="holds no parameter of the model"):
+        made = train(model, _stale(model), data, steps=40)
+    finding = only(made, RULE)
+    assert finding.severity is Severity.WARNING
+    assert finding.causes[0].name is CauseName.FROZEN_OR_DETACHED
+    assert finding.message == (
+        "The optimizer changes nothing of the model: gradients reach 0, 2, 4 and 1 more, and none moves."
+    )
+    with pytest.warns(WatchWarning):
+        made = train(model, _stale(model), data, steps=1)
+    assert len(found(made, RULE)) == 1, "known without a step"
+
+
+def test_a_program_whose_optimizer_holds_nothing_is_checked_and_its_fault_named() -> None:
+    program = Program(
+        build=lambda seed: net(),
+        optimizer=_stale,
+        batches=lambda seed: [clusters()],
+        loss=lambda model, batch: F.cross_entropy(model(batch[0]), batch[1]),
+        steps=40,
+    )
+    with pytest.warns(WatchWarning):
+        report = check(program, confirm=False)
+    assert report.findings[0].code == RULE
+    assert next(iter(report.diagnosis.causes)).name is CauseName.FROZEN_OR_DETACHED
+
+
+def test_an_optimizer_that_moves_the_input_is_noted_only() -> None:
+    x, y = clusters()
+    x.requires_grad_(True)
+    model, optimizer = net(), torch.optim.SGD([x], 1000.0)
+    with pytest.warns(WatchWarning):
+        made = train(model, optimizer, (x, y), batch=0, steps=60)
+    assert only(made, RULE).severity is Severity.NOTE
 
 
 def test_a_learning_rate_of_zero() -> None:

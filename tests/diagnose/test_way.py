@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,9 +15,9 @@ from torch.nn import functional as F
 from evenflow.diagnose import ops
 from evenflow.diagnose.graph import OpGraph
 from evenflow.diagnose.way import Kind, Way, in_steps, ways
-from evenflow.flow import Flow
+from evenflow.flow import Flow, Role, Site
 from evenflow.measure import measure
-from tests.diagnose.chains import Op, chain, mlp
+from tests.diagnose.chains import Op, chain, mlp, tensor
 
 
 def the_way(flow: Flow) -> Way:
@@ -117,6 +118,16 @@ def test_only_what_both_ways_of_counting_agree_on_is_certain() -> None:
     assert way(5.0, 3.0).certain == 3.0
     assert way(-4.0, 0.5).certain == 0.0
     assert way(0.0, -6.0).certain == 0.0
+
+
+def test_a_gradient_that_is_lost_on_the_way_and_found_again_is_counted_by_its_ends() -> None:
+    flow = chain([Op("addmm"), Op("relu", 0.1), Op("addmm", 0.1), Op("relu", 0.1), Op("addmm", 0.1)])
+    silent = Site("2", "addmm", Role.ACTIVATION_GRADIENT)
+    lost = [replace(row, stats=tensor(6400, 0.0)) if row.site == silent else row for row in flow]
+    assert the_way(flow).log10_ratio == the_way(flow).excess == pytest.approx(-4.0)
+    graph = OpGraph(Flow(lost, "measured"))
+    (way,) = ways(graph)
+    assert way.log10_ratio == way.plain == way.excess == pytest.approx(-4.0)
 
 
 class HandNorm(nn.Module):

@@ -203,8 +203,11 @@ def _way(graph: OpGraph, part: Sequence[int], steps: tuple[Step, ...]) -> Way:
     head, foot = _log10_norm(last), _log10_norm(first)
     ratio = 0.0 if head == foot else foot - head
     links = [(a, b) for a, b in pairwise(part) if not graph.in_recurrence(a, b)]
-    excess = math.fsum(_gain(graph, a, b) for a, b in links)
+    gains = [_gain(graph, a, b) for a, b in links]
     sizes = math.fsum(_size(graph, a) - _size(graph, b) for a, b in links)
+    if math.inf in gains and -math.inf in gains:  # lost on the way and found again: its ends tell the total
+        return Way(first, last, steps, ratio, ratio, ratio + sizes)
+    excess = math.fsum(gains)
     return Way(first, last, steps, ratio, excess - sizes, excess)
 
 

@@ -88,10 +88,21 @@ def check(
             raise WatchError(
                 f"watch got modules={modules!r}, which is no regular expression: {error}."
             ) from error
+
+
+def unmoved(models: Mapping[str, nn.Module], optimizers: Mapping[str, torch.optim.Optimizer]) -> str | None:
+    """What to tell if an optimizer holds no parameter of any model; None if each holds some."""
     held = {id(parameter) for model in models.values() for parameter in model.parameters()}
-    for name, one in optimizers.items():
-        if not any(id(parameter) in held for group in one.param_groups for parameter in group["params"]):
-            raise WatchError(
-                f"The optimizer{f' {name!r}' if name else ''} moves no parameter of the model. "
-                "Make it from model.parameters() after the model has got its final parameters."
-            )
+    strangers = [
+        name
+        for name, one in optimizers.items()
+        if not any(id(parameter) in held for group in one.param_groups for parameter in group["params"])
+    ]
+    if not strangers:
+        return None
+    names = " " + ", ".join(map(repr, strangers)) if any(strangers) else ""
+    verb = "optimizers{} hold" if len(strangers) > 1 else "optimizer{} holds"
+    return (
+        f"The {verb.format(names)} no parameter of the model: no step of it changes anything there. "
+        "Make it from model.parameters() after the model has got its final parameters."
+    )

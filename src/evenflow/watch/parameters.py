@@ -20,7 +20,7 @@ step began with.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, final
 
@@ -230,16 +230,17 @@ class ParameterProbe:
             }
         return tuple(self._names.get(key, "") for key in moved)
 
-    def before_step(self, norms: Tensor | None, *, closure: bool) -> ParameterSample:
+    def before_step(self, norms: Tensor | None, models: Collection[str], *, closure: bool) -> ParameterSample:
         """Look at weights and gradients as they are in front of the optimizer.
 
         Args:
             norms: What :meth:`norms` gave.
+            models: Prefixes of the models to look at.
             closure: Whether the gradients are still to be taken, by a closure.
         """
         tensors = self.tensors
         moved = {id(parameter) for parameter in tensors}
-        places, parameters = self._seen(moved)
+        places, parameters = self._seen(moved, models)
         nothing = [-1] * len(parameters)
         sample = ParameterSample(
             places=places,
@@ -281,17 +282,17 @@ class ParameterProbe:
         self._take_second_moments(sample, parameters)
         self._forget_gradients()
 
-    def _seen(self, moved: set[int]) -> tuple[tuple[ParameterPlace, ...], list[Tensor]]:
-        """The parameters of all models that the optimizer moves, without those of other optimizers."""
+    def _seen(
+        self, moved: set[int], models: Collection[str]
+    ) -> tuple[tuple[ParameterPlace, ...], list[Tensor]]:
+        """The parameters of some models, without those that only other optimizers move."""
         elsewhere = self._elsewhere() - moved
         places: list[ParameterPlace] = []
         parameters: list[Tensor] = []
-        for prefix, inventory in self._models.items():
-            owned = inventory.parameters
-            if any(id(one.parameter) in moved for one in owned):
-                owned = [one for one in owned if id(one.parameter) not in elsewhere]
-                places += [self._place(prefix, one) for one in owned]
-                parameters += [one.parameter for one in owned]
+        for prefix in models:
+            owned = [one for one in self._models[prefix].parameters if id(one.parameter) not in elsewhere]
+            places += [self._place(prefix, one) for one in owned]
+            parameters += [one.parameter for one in owned]
         return tuple(places), parameters
 
     def _place(self, prefix: str, owned: Owned) -> ParameterPlace:

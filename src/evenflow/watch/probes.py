@@ -131,7 +131,7 @@ class Probes:
             optimizer=name,
             passes={},
             offsets=self._offsets,
-            parameters=self.parameters[name].before_step(norms, closure=closure),
+            parameters=self.parameters[name].before_step(norms, self._subjects(name), closure=closure),
             scale=scale,
             remaining=remaining,
         )
@@ -142,10 +142,8 @@ class Probes:
         assert sample is not None
         probe = self.parameters[sample.optimizer]
         probe.after_step(skipped=skipped)
-        moved = {id(parameter) for parameter in probe.tensors}
-        for prefix, passes in self._passes.items():
-            if passes.holds(moved):
-                sample.passes[prefix] = passes.collect(self._turn)
+        for prefix in self._subjects(sample.optimizer):
+            sample.passes[prefix] = self._passes[prefix].collect(self._turn)
         if probe.before_reduction is not None:
             sample.local = probe.before_reduction.take()
         return sample
@@ -170,3 +168,17 @@ class Probes:
     def _moved(self) -> set[int]:
         """The parameters, by identity, that any optimizer moves."""
         return {id(tensor) for probe in self.parameters.values() for tensor in probe.tensors}
+
+    def _subjects(self, name: str) -> list[str]:
+        """Prefixes of the models that an optimizer's steps tell of: those that it moves.
+
+        If no model is moved by any optimizer, which is a fault worth seeing, the first one's
+        steps tell of all.
+        """
+        moved = {id(parameter) for parameter in self.parameters[name].tensors}
+        found = [prefix for prefix, passes in self._passes.items() if passes.holds(moved)]
+        if found or name != next(iter(self.parameters)):
+            return found
+        anything = self._moved()
+        idle = not any(passes.holds(anything) for passes in self._passes.values())
+        return list(self._passes) if idle else []

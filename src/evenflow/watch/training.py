@@ -46,7 +46,7 @@ def watch_training(
 
     Raises:
         ProgramError: The program's parts do not fit.
-        WatchError: The optimizer moves none of the model's parameters.
+        WatchError: The optimizer is no optimizer.
         StoreError: The run cannot be written to ``path``.
     """
     steps = program.steps if steps is None else steps

@@ -34,7 +34,7 @@ from evenflow.flow import Run
 from evenflow.store import RunWriter, open_run
 from evenflow.store.errors import tell
 from evenflow.store.reader import StoredTables
-from evenflow.watch.arguments import Models, Optimizers, check, models_by_role, optimizers_by_name
+from evenflow.watch.arguments import Models, Optimizers, check, models_by_role, optimizers_by_name, unmoved
 from evenflow.watch.errors import WatchWarning
 from evenflow.watch.facts import facts
 from evenflow.watch.governor import Allowance, Budget, Cost, Governor
@@ -86,19 +86,22 @@ def watch(
             first when there is a NaN, a spike or an exception: in ``flight/`` in the
             run, or in a folder of its own.
 
+    An optimizer that holds no parameter of the model is a fault of the training, not of the
+    call: it is warned of, and watched all the same.
+
     Returns:
         The watch, a context manager; ``log`` adds figures, ``run`` reads what was seen.
 
     Raises:
-        WatchError: An argument is of no use: no trainable parameter of the model is
-            in the optimizer, a budget is out of range, a pattern is invalid.
+        WatchError: An argument is of no use: no model, no optimizer, a budget out of
+            range, an invalid pattern.
         StoreError: The run cannot be written to ``path``.
     """
     models, optimizers = models_by_role(model), optimizers_by_name(optimizer)
     check(models, optimizers, budget, modules)
     given = model.values() if isinstance(model, Mapping) else [model]
     compiled = any(is_compiled(part) for one in given for part in one.modules())
-    return Watch(
+    made = Watch(
         models,
         optimizers,
         path=path,
@@ -110,6 +113,11 @@ def watch(
         flight_recorder=flight_recorder,
         compiled=compiled,
     )
+    trouble = unmoved(models, optimizers)
+    if trouble is not None:
+        made.event("unmoved", trouble)
+        tell(trouble, WatchWarning)
+    return made
 
 
 @final

@@ -3,7 +3,8 @@
 Three things are noticed: an optimizer is made; a module that has its parameters is
 called with gradients on (the first time, its models are looked for and the watch
 begins, so that the first step is seen whole); ``backward`` is called, on the loss.
-All of it comes off when the session ends.
+All of it comes off when the session ends. An optimizer that steps without a gradient, while the
+modules that ran have some, was not made from theirs: that is watched from the next step on.
 
 A script may make new optimizers later (a second phase, the next fold). Then that
 watch ends and another begins, in a folder of its own. Optimizers that come before
@@ -68,6 +69,7 @@ class Session:
         self._settings = settings
         self._optimizers: list[weakref.ref[torch.optim.Optimizer]] = []
         self._waiting = False
+        self._ran: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self._names: dict[int, str] = {}
         self._losses: list[Tensor] = []
         self._stepping: tuple[torch.optim.Optimizer, Any, Any] | None = None
@@ -125,17 +127,14 @@ class Session:
     def _begin_if_trained(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         from evenflow.scripts import discovery
 
-        alive = [one for reference in self._optimizers if (one := reference()) is not None]
-        latest = [
-            one
-            for index, one in enumerate(alive)
-            if not discovery.moved([one]) <= discovery.moved(alive[index + 1 :])  # replaced, or wrapped
-        ]
+        latest = self._latest()
         parameters = discovery.moved(latest)
         if not any(id(parameter) in parameters for parameter in module.parameters()):
+            self._ran.add(module)
             return
         self._waiting = False
         self._disarm()
+        self._ran.clear()
         known = set(module._forward_pre_hooks)
         self._begin(latest, discovery.owners(parameters))
         # Calls that run already have collected their hooks, and would miss the watch's.
@@ -147,6 +146,30 @@ class Session:
             if key not in known:
                 with_kwargs = key in module._forward_pre_hooks_with_kwargs
                 hook(module, args, kwargs) if with_kwargs else hook(module, args)
+
+    def _latest(self) -> list[torch.optim.Optimizer]:
+        """The optimizers that are alive, and neither replaced nor wrapped by a later one."""
+        from evenflow.scripts import discovery
+
+        alive = [one for reference in self._optimizers if (one := reference()) is not None]
+        return [
+            one
+            for index, one in enumerate(alive)
+            if not discovery.moved([one]) <= discovery.moved(alive[index + 1 :])
+        ]
+
+    def _begin_if_idle(self) -> None:
+        """Watch what ran, if its gradients are there and the optimizers' own parameters have none."""
+        from evenflow.scripts import discovery
+
+        latest = self._latest()
+        held = [p for one in latest for group in one.param_groups for p in group["params"]]
+        reached = {id(p) for module in self._ran for p in module.parameters() if p.grad is not None}
+        if reached and all(parameter.grad is None for parameter in held):
+            self._waiting = False
+            self._disarm()
+            self._ran.clear()
+            self._begin(latest, discovery.owners(reached))
 
     def _begin(self, optimizers: list[torch.optim.Optimizer], found: list[nn.Module]) -> None:
         from evenflow.scripts import discovery
@@ -211,6 +234,8 @@ class Session:
 
     def _stepped(self) -> None:
         self._stepping = None
+        if self._waiting and not self.watches:
+            self._begin_if_idle()
 
     def _log(self, name: str, loss: Tensor) -> None:
         self.watches[-1].log(**{f"loss/{name}" if name else "loss": loss})

@@ -59,7 +59,8 @@ optimizer took a step on it at any (an update that rounding swallows is EF706's
 business). Frozen parameters (`requires_grad` is off) have no
 gradient and are left out. To leave a pretrained part out of the optimizer is common
 practice, so it is an alarm only if the loss has hardly fallen from the level of an
-untrained model, or if nothing at all was moved, and a note otherwise.
+untrained model, and a note otherwise. If nothing at all was moved it is an alarm, unless the
+loss falls all the same: then the optimizer moves something else (an image, a prompt).
 
 What stays as it is must have been trained before, or it gives random features. Fresh weights
 are known by their numbers: uniform ones have no entry above √3 times their RMS, normal ones
@@ -76,10 +77,17 @@ so with `requires_grad_(False)`, which saves the gradient's cost too.""",
 
     def check_run(self, history: History) -> Iterator[Finding]:
         """See :class:`~evenflow.diagnose.rule.RunRule`."""
-        if len(history.steps) < ENOUGH.value:
+        if len(history.steps) < ENOUGH.value and not _holds_nothing(history):
             raise CannotJudgeError(f"fewer than {ENOUGH.value:.0f} steps were sampled")
         for role in history.roles:
             yield from _judge(history, role)
+
+
+def _holds_nothing(history: History) -> bool:
+    """Whether no optimizer has a parameter of the model, which needs no step to be known."""
+    from evenflow.flow import Role
+
+    return Role.UPDATE not in history.grids and any(one.kind == "unmoved" for one in history.run.events)
 
 
 def _judge(history: History, role: str) -> Iterator[Finding]:
@@ -98,11 +106,16 @@ def _judge(history: History, role: str) -> Iterator[Finding]:
     if untrained and not no_rate:
         yield _random_features(history, role, untrained)
     elif still:
-        share, everything = len(still) / int(reached.sum()), len(still) == int(reached.sum())
-        yield _left_out(still, share, no_rate, alarm=everything or _suffers(history, role))
+        share = len(still) / int(reached.sum())
+        alarm = _suffers(history, role) or (share == 1.0 and not _falls(history, role))
+        yield _left_out(still, share, no_rate, alarm=alarm)
 
 
 def _left_out(still: Sequence[str], share: float, no_rate: bool, *, alarm: bool) -> Finding:
+    message = f"{percent(share)} of the parameters that get gradients are never changed by the optimizer."
+    if share == 1.0 and not no_rate:
+        modules = listing(list(dict.fromkeys(name.rpartition(".")[0] for name in still)))
+        message = f"The optimizer changes nothing of the model: gradients reach {modules}, and none moves."
     if no_rate:
         cause = Cause(CauseName.LEARNING_RATE_TOO_LOW, 1.0, "The learning rate is 0 throughout.")
     else:
@@ -113,7 +126,7 @@ def _left_out(still: Sequence[str], share: float, no_rate: bool, *, alarm: bool)
         symptom=Symptom.LOSS_NOT_DECREASING,
         severity=Severity.WARNING if alarm else Severity.NOTE,
         site=still[0],
-        message=f"{percent(share)} of the parameters that get gradients are never changed by the optimizer.",
+        message=message,
         causes=(cause,),
         evidence=(Evidence(cause.evidence, float(len(still)), 0.0),),
         remedies=(
@@ -192,3 +205,10 @@ def _suffers(history: History, role: str) -> bool:
         return False
     learns = curve.relative_fall >= SUFFERS.value or is_fine_tuning(history, role, curve)
     return role in history.learners and not learns
+
+
+def _falls(history: History, role: str) -> bool:
+    try:
+        return history.loss(role).relative_fall >= SUFFERS.value
+    except CannotJudgeError:
+        return False
