@@ -115,6 +115,7 @@ def _predict(model: nn.Module, inputs: Any, loss: Any, seed: int, interpreter: I
     )
     calls = CallStack()
     interpreter.model_runs()
+    recurrent = any(isinstance(module, RECURRENT) for module in model.modules())
     recorder = Recorder(
         model,
         tensors_in(inputs),
@@ -122,10 +123,10 @@ def _predict(model: nn.Module, inputs: Any, loss: Any, seed: int, interpreter: I
         before_write=lambda tensor: None,
         read=interpreter.stats,
         spreads=interpreter.spreads,
+        run=None if recurrent else interpreter.run,  # one mode, not two, sees each op
     )
     graph = Graph(recorder.tape, calls, interpreter.stats)
     steps = TimeSteps(interpreter.stats)
-    recurrent = any(isinstance(module, RECURRENT) for module in model.modules())
     calls.attach(model, _Observer(recorder, steps, graph))
     try:
         with (
@@ -134,7 +135,9 @@ def _predict(model: nn.Module, inputs: Any, loss: Any, seed: int, interpreter: I
             fused_attention(),
             recurrence_of_the_cpu(),
         ):
-            with KeptNumbers(), interpreter, steps if recurrent else contextlib.nullcontext(), recorder:
+            with contextlib.ExitStack() as modes:
+                for mode in (KeptNumbers(), *((interpreter, steps) if recurrent else ()), recorder):
+                    modes.enter_context(mode)
                 with _followed("model"):
                     try:
                         output = model(*args, **kwargs)

@@ -40,10 +40,9 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -88,12 +87,21 @@ def half_width(beta: float) -> float:
     return NORMAL_95 * math.sqrt(max(beta, 0.0)) / (2 * math.log(10))
 
 
-class Meets(Enum):
-    """Whose fluctuations are followed back."""
+class Inherited(NamedTuple):
+    """Variance of ln(mean square) that a tensor has from what it was made from, as three averages feel it.
 
-    BATCH = "the average over a batch, where those of its samples partly cancel"
-    SAMPLE = "one sample"
-    SUM = "the sum over samples and places"
+    Attributes:
+        batch: That over a batch, where fluctuations of its samples partly cancel.
+        sample: That over one sample.
+        sum: The sum over samples and places.
+    """
+
+    batch: float
+    sample: float
+    sum: float
+
+
+_NOTHING = Inherited(0.0, 0.0, 0.0)
 
 
 def log_variance(field: Field, *, parameter: bool = False) -> float:
@@ -103,16 +111,16 @@ def log_variance(field: Field, *, parameter: bool = False) -> float:
         field: The tensor.
         parameter: Whether it is the gradient of a parameter.
     """
-    batch = inherited(field) + own(field) + inherited(field, Meets.SAMPLE) ** 2 / 4
+    passed, entries = inherited(field), own(field)
+    batch = passed.batch + entries + passed.sample**2 / 4
     if not parameter:
-        inherited(field, Meets.SUM)  # for parameters, asked at the end: here it is one step, there all
         return batch
     while isinstance(field, Made) and field.key[0] in ("view", "permute"):  # type: ignore[index]
         field = field.parts[0]
     if not isinstance(field, Made):
-        return inherited(field, Meets.SUM) + own(field)
+        return inherited(field).sum + own(field)
     common = _common(field)
-    summed = _through_op(field, Meets.SUM, parameter=True) + own(field)
+    summed = _through_op(field, parameter=True).sum + own(field)
     return (common * math.sqrt(summed) + (1 - common) * math.sqrt(batch)) ** 2
 
 
@@ -132,19 +140,19 @@ def _common(field: Made) -> float:
 
 def own(field: Field, dims: tuple[int, ...] | None = None) -> float:
     """Variance of ln(mean square) from the tensor's finite size along ``dims`` (all of them for None)."""
-    return _kept(field, ("own", dims), lambda: _own(field, dims))
+    memory: dict[Any, float] = field.__dict__.setdefault("_own", {})
+    if dims not in memory:
+        memory[dims] = _own(field, dims)
+    return memory[dims]
 
 
-def inherited(field: Field, meets: Meets = Meets.BATCH) -> float:
-    """Variance of ln(mean square) passed on by what the tensor was made from."""
-    return _kept(field, meets, lambda: _inherited(field, meets))
-
-
-def _kept(field: Field, name: Any, compute: Callable[[], float]) -> float:
-    memory: dict[Any, float] = field.__dict__.setdefault("_spread", {})
-    if name not in memory:
-        memory[name] = compute()
-    return memory[name]
+def inherited(field: Field) -> Inherited:
+    """Variances of ln(mean square) passed on by what the tensor was made from."""
+    memory = field.__dict__
+    if "_inherited" not in memory:
+        memory["_inherited"] = _inherited(field)
+    found: Inherited = memory["_inherited"]
+    return found
 
 
 def _own(field: Field, dims: tuple[int, ...] | None) -> float:
@@ -208,62 +216,81 @@ def _variance(atom: Field) -> Array:
     return np.array([max(atom.table.mean_square - atom.table.average**2, 0.0)])
 
 
-def _inherited(field: Field, meets: Meets) -> float:
+def _inherited(field: Field) -> Inherited:
     if isinstance(field, Leaf):
-        return 0.0
+        return _NOTHING
     if isinstance(field, Made):
-        return _through_op(field, meets)
+        return _through_op(field)
     if isinstance(field, Sum):
         weights = [factor**2 * part.mean_square for factor, part in field.terms]
-        total = sum(weights)
-        deviations = [math.sqrt(inherited(part, meets)) for _, part in field.terms]
-        return sum(w / total * d for w, d in zip(weights, deviations, strict=True)) ** 2 if total > 0 else 0.0
+        return _together(weights, [inherited(part) for _, part in field.terms])
     if isinstance(field, Expression):
-        return _passed_on(field, meets)
+        return _passed_on(field)
     parts = getattr(field, "spread_from", None)
     if parts is None:
-        return max((inherited(part, meets) for part in getattr(field, "parts", ())), default=0.0)
-    total = sum(inherited(part, meets) for part in parts)
+        of_parts = [inherited(part) for part in getattr(field, "parts", ())]
+        return Inherited(*map(max, zip(*of_parts, strict=True))) if of_parts else _NOTHING
+    found = [inherited(part) for part in parts]
     scale = getattr(field, "scaled_by", None)  # 1/σ of a norm
-    return total if scale is None else total + inherited(scale, meets) + own(scale)
+    if scale is not None:
+        found += [inherited(scale), Inherited(*[own(scale)] * 3)]
+    return _added(found)
 
 
-def _through_op(field: Made, meets: Meets, *, parameter: bool = False) -> float:
+def _added(parts: Sequence[Inherited]) -> Inherited:
+    """Of independent fluctuations variances add up."""
+    if len(parts) == 1:
+        return parts[0]
+    return Inherited(*map(sum, zip(*parts, strict=True))) if parts else _NOTHING
+
+
+def _together(weights: Sequence[float], parts: Sequence[Inherited]) -> Inherited:
+    """Of parts of a sum that fluctuate together deviations add up, by their shares of the mean square."""
+    total = sum(weights)
+    if not total > 0:
+        return _NOTHING
+    shares = [weight / total for weight in weights]
+    return Inherited(
+        *(
+            sum(share * math.sqrt(variance) for share, variance in zip(shares, each, strict=True)) ** 2
+            for each in zip(*parts, strict=True)
+        )
+    )
+
+
+def _through_op(field: Made, *, parameter: bool = False) -> Inherited:
     roots = [_root(part) for part in field.parts]
     random = [
         (i, part)
         for i, (part, root) in enumerate(zip(field.parts, roots, strict=True))
         if not isinstance(root, Leaf) or root.cotangent
     ]
-    total = sum(inherited(part, meets) for _, part in random)
-    if not isinstance(field.key, tuple) or field.key[0] not in MULTIPLYING:
-        return total
-    orthogonal = any(isinstance(root, Leaf) and root.orthogonal for root in roots)
-    for i, part in random:
-        if orthogonal and not isinstance(part, Expression):
-            continue  # an orthogonal matrix keeps the length of a vector
-        total += _own_of_operand(field, i, meets, alone=len(random) == 1 and not parameter)
-    return total
+    found = [inherited(part) for _, part in random]
+    if isinstance(field.key, tuple) and field.key[0] in MULTIPLYING:
+        orthogonal = any(isinstance(root, Leaf) and root.orthogonal for root in roots)
+        found += [
+            _of_operand(field, i, alone=len(random) == 1 and not parameter)
+            for i, part in random
+            # an orthogonal matrix keeps the length of a vector
+            if not orthogonal or isinstance(part, Expression)
+        ]
+    return _added(found)
 
 
-def _own_of_operand(field: Made, position: int, meets: Meets, *, alone: bool) -> float:
+def _of_operand(field: Made, position: int, *, alone: bool) -> Inherited:
     """What a product meets at one of its operands.
 
     Args:
         field: The product.
         position: Of the operand.
-        meets: As above.
         alone: Whether the other operand is a weight; else it is a gradient's other factor, of a parameter.
     """
     part = field.parts[position]
     summed = _summed_out(field.key, position, len(part.shape))
-    if meets is Meets.SAMPLE and alone:
-        return own(part, summed)
-    if meets is not Meets.SUM:
-        return own(part)
     channels = (1,) if field.key[0] == "convolution" else summed  # type: ignore[index]
     rest = tuple(dim for dim in range(len(part.shape)) if dim not in channels) if alone else summed
-    return _kept(part, ("sum", rest), lambda: _of_sum(part.table, rest))
+    batch = own(part)
+    return Inherited(batch, own(part, summed) if alone else batch, _of_sum(part.table, rest))
 
 
 def _of_sum(table: Table, over: tuple[int, ...]) -> float:
@@ -295,18 +322,24 @@ def _summed_out(key: Any, position: int, rank: int) -> tuple[int, ...]:
     return ()
 
 
-def _passed_on(field: Expression, meets: Meets) -> float:
+def _passed_on(field: Expression) -> Inherited:
     """Factors of one product fluctuate together: x/√(mean x²) passes on nothing."""
-    total, weight = 0.0, 0.0
+    batch = sample = total = weight = 0.0
     for term in field.terms:
-        deviation = 0.0
+        in_batch = in_sample = in_sum = 0.0
         for atom, f in term.functions:
-            before = math.sqrt(inherited(atom, meets))
-            if before > 0:
-                deviation += before * (1.0 if f.linear else _exponent(atom, f))
-        total += term.factor**2 * deviation**2
-        weight += term.factor**2
-    return total / weight if weight > 0 else 0.0
+            passed = inherited(atom)
+            if passed != _NOTHING:
+                exponent = 1.0 if f.linear else _exponent(atom, f)
+                in_batch += exponent * math.sqrt(passed.batch)
+                in_sample += exponent * math.sqrt(passed.sample)
+                in_sum += exponent * math.sqrt(passed.sum)
+        share = term.factor**2
+        batch += share * in_batch**2
+        sample += share * in_sample**2
+        total += share * in_sum**2
+        weight += share
+    return Inherited(batch / weight, sample / weight, total / weight) if weight > 0 else _NOTHING
 
 
 def _exponent(atom: Field, f: Scalar) -> float:

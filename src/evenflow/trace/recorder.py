@@ -178,6 +178,7 @@ class Recorder(_Mode):
         before_write: Called with each tensor that an op is about to write to.
         read: Tells the statistics of a tensor.
         spreads: Tells the spreads of samples and of tokens of a tensor without entries.
+        run: Runs an op; None for PyTorch, or the next mode.
     """
 
     def __init__(
@@ -188,10 +189,11 @@ class Recorder(_Mode):
         before_write: Callable[[Tensor], None],
         read: Reader = tensor_stats,
         spreads: Callable[[Tensor], tuple[float | None, float | None]] | None = None,
+        run: Callable[[Any, tuple[Any, ...], dict[str, Any]], Any] | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.tape = Tape()
-        self._spreads = spreads
+        self._spreads, self._run = spreads, run
         self._calls, self._before_write, self._read = calls, before_write, read
         self._parameters = {id(parameter) for parameter in model.parameters()}
         self._weights = self._parameters | {id(buffer) for buffer in model.buffers()}
@@ -217,7 +219,7 @@ class Recorder(_Mode):
             target = args[position] if position < len(args) else kwargs.get(name)
             for tensor in _tensors((target,)):
                 self._before_write(tensor)
-        output = func(*args, **kwargs)
+        output = func(*args, **kwargs) if self._run is None else self._run(func, args, kwargs)
         with torch.no_grad():
             self._look(func, args, kwargs, output, grad_mode, number)
         return output

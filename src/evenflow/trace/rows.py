@@ -73,6 +73,7 @@ def parameter_rows(
     """Every parameter and its gradient, with the reason where there is none."""
     in_reach = _reaching(tape, graph)
     first_op = {record.name.module.path: record for record in reversed(tape.records)}
+    types = {path: type(module).__name__ for path, module in model.named_modules(remove_duplicate=False)}
     for name, parameter in model.named_parameters():
         owner = name.rpartition(".")[0]
         readers: Sequence[OpRecord] = graph.readers.get(id(parameter), ())
@@ -89,7 +90,7 @@ def parameter_rows(
             yield Row(
                 site=Site(name, "parameter", role),
                 order=min((record.order for record in readers), default=len(tape.records)),
-                module_type=type(model.get_submodule(owner)).__name__,
+                module_type=types[owner],
                 shape=tuple(parameter.shape),
                 dtype=str(parameter.dtype).removeprefix("torch."),
                 status=status,
