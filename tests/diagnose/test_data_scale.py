@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from evenflow.diagnose import CauseName, Severity
+from evenflow.diagnose.rules.bounded_output import _unreached
+from evenflow.flow import Stats
 from tests.diagnose.judging import judge, only, silent, top
 from tests.diagnose.programs import Program, batch, classify, he, images
 from tests.diagnose.programs import mlp as network
@@ -139,6 +142,28 @@ def test_targets_within_the_range() -> None:
     assert silent(ending(nn.Tanh(), 2 * torch.rand(128, 2) - 1), BOUNDED)
     assert silent(ending(nn.Tanh(), torch.rand(128, 2) - 0.5), BOUNDED)
     assert only(ending(nn.Sigmoid(), torch.rand(128, 2) - 1), BOUNDED).severity is Severity.WARNING
+
+
+def test_targets_of_which_a_part_is_out_of_reach_for_certain() -> None:
+    signs = torch.tensor([1.0, -1.0]).repeat(128, 1)
+    finding = only(ending(nn.Sigmoid(), signs), BOUNDED)
+    assert finding.evidence[0].text == (
+        "Targets of mean 0 and RMS 1 leave 38 % of their variance at least, whatever the outputs are."
+    )
+    assert silent(ending(nn.Tanh(), signs), BOUNDED)
+    assert silent(ending(nn.Sigmoid(), 1.2 * torch.rand(128, 2) - 0.1), BOUNDED)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-1.0, 1.0)])
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_said_to_be_out_of_reach_is_never_more_than_is(low: float, high: float, seed: int) -> None:
+    draws = np.random.default_rng(seed)
+    targets = draws.normal(draws.normal(), draws.exponential(), 1000) ** draws.choice([1, 2])
+    left = float(np.mean((targets - targets.clip(low, high)) ** 2) / targets.var())
+    stats = Stats(1000, float(targets.mean()), float(np.mean(targets**2)))
+    said = _unreached(stats, low, high)
+    assert 0.0 <= said <= left * (1.0 + 1e-9)
+    assert said > 0.0 or left < 0.7
 
 
 @pytest.mark.parametrize("beyond", [1, 3])

@@ -233,6 +233,31 @@ def test_inputs_that_are_off_scale_are_blamed_for_an_output_that_is_flat() -> No
     assert top(finding) is CauseName.UNSCALED_INPUT
 
 
+class Factors(nn.Module):
+    """Products of two tables, summed: a factorisation."""
+
+    def __init__(self, first: float, second: float, width: int = 8) -> None:
+        super().__init__()
+        self.first, self.second = nn.Embedding(16, width), nn.Embedding(16, width)
+        nn.init.normal_(self.first.weight, std=first)
+        nn.init.normal_(self.second.weight, std=second)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.first(x) * self.second(x)).sum(-1)
+
+
+def test_a_product_of_zeros_has_no_gradient_for_either() -> None:
+    x, y = torch.randint(0, 16, (64,)), torch.randn(64)
+    finding = only(Program(Factors(0.0, 0.0), x, lambda z: F.mse_loss(z, y)), RULE)
+    assert finding.severity is Severity.ERROR
+    assert top(finding) is CauseName.ZERO_INIT_SYMMETRY
+    assert finding.evidence[0].text == (
+        "Embedding first, Embedding second are all zeros, and each is the other's gradient: "
+        "no step opens them."
+    )
+    assert silent(Program(Factors(0.0, 0.1), x, lambda z: F.mse_loss(z, y)), RULE), "the other one opens it"
+
+
 def test_a_hinge_that_is_met_has_nothing_left_to_learn() -> None:
     finding = only(
         Program(nn.Linear(64, 1), batch(), lambda z: (z.abs() * 0 - 1 + 0 * z).relu().mean()), RULE

@@ -7,6 +7,7 @@ The step size is judged by what steps do, not by the learning rate itself:
   linear picture is left behind and the step overshoots.
 * *Update over weight*, for any optimizer.
 * *The response*: a loss that leaps up in the first steps.
+* *The first output*: see :mod:`evenflow.diagnose.first_output`.
 * *Steps to go*: no step can lower the loss by more than Σ‖g_p‖‖u_p‖ to first
   order. The loss over that is the least number of steps to reach zero.
 
@@ -24,6 +25,7 @@ import numpy as np
 
 from evenflow.diagnose import limits
 from evenflow.diagnose.finding import Cause, CauseName
+from evenflow.diagnose.first_output import output_too_large
 from evenflow.diagnose.graph import op_graph
 from evenflow.diagnose.history.grid import Floats, Integers
 from evenflow.diagnose.history.history import History
@@ -58,6 +60,8 @@ def suspects(history: History, role: str, curve: LossCurve) -> tuple[Cause, ...]
         steps_too_large(history, role, curve),
         small if shortened is None else shortened,
     ]
+    if found[:2] == [None, None]:  # large data make large outputs by themselves
+        found += output_too_large(history, curve)
     causes = sorted((cause for cause in found if cause is not None), key=lambda cause: -cause.confidence)
     if causes:
         return tuple(causes)

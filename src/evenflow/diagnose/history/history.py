@@ -281,20 +281,25 @@ class History:
         return Guess(classes, math.log(max(classes, 2)))
 
     @cached_property
-    def variance(self) -> float | None:
-        """What giving the mean of the targets costs, if the loss is a mean squared error; None if not known.
-
-        It is the targets' variance over all samples and outputs of the first batch, so for several
-        outputs no less than what the mean of each of them costs.
-        """
+    def target(self) -> Stats | None:
+        """The targets of the first batch, if the loss is a mean squared error; None if not known."""
         for flow in self.measured.values():
             try:
                 target = target_of_squares(flow, op_graph(flow))
             except CannotJudgeError:
                 continue
             if target is not None and target.count >= SAMPLE:
-                return target.mean_square - target.mean**2
+                return target
         return None
+
+    @cached_property
+    def variance(self) -> float | None:
+        """What giving the mean of the targets costs, if the loss is a mean squared error; None if not known.
+
+        It is the targets' variance over all samples and outputs of the first batch, so for several
+        outputs no less than what the mean of each of them costs.
+        """
+        return None if self.target is None else self.target.mean_square - self.target.mean**2
 
     @cached_property
     def frequencies(self) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import final
@@ -24,6 +25,12 @@ ROUNDED = Threshold(
     1.00001,
     "mean square of the targets over their mean, above which some lie outside of 0 … 1",
     "y² ≤ y for all y within, and for no other; a few roundings are allowed",
+)
+UNREACHED = Threshold(
+    0.1,
+    "of the variance of the targets that no output within the range can explain, as their mean and mean "
+    "square prove",
+    "a judgement: R² cannot exceed .9 then; targets within the range leave 0 for certain",
 )
 
 _RANGE = {
@@ -57,7 +64,7 @@ class BoundedOutput(Rule):
     symptom = Symptom.LOSS_NOT_DECREASING
     summary = "Targets lie outside of what the output's activation, or the loss, allows."
     causes = (CauseName.WRONG_LOSS_OR_OUTPUT,)
-    thresholds = (BEYOND, ROUNDED)
+    thresholds = (BEYOND, UNREACHED, ROUNDED)
     page = Page(
         what="""\
 The loss falls at first and then stays high, while all outputs stick to the end of their range,
@@ -67,14 +74,17 @@ A regression whose model ends in sigmoid, softmax or tanh, but whose targets are
 standardised values; labels −1 and 1, or 1 to 5, in a loss that expects probabilities.""",
         mathematics="""\
 σ(z) < 1, so a target y > 1 leaves at least (y − 1)² however long one trains, and the gradient
-(σ − y)σ' drives z to infinity, where σ' = 0. Binary cross-entropy −y log p − (1−y) log(1−p) is
-unbounded below as soon as y is outside [0, 1].""",
+(σ − y)σ' drives z to infinity, where σ' = 0. How far targets lie outside of [a, b] shows in two
+moments: with d the distance to the range, (y − a)(y − b) is at most d² + (b − a)d, so that
+s² + (b − a)s is no less than its mean, where s² is the mean of d²: the least squared error. Binary
+cross-entropy −y log p − (1−y) log(1−p) is unbounded below as soon as y is outside [0, 1].""",
         detection="""\
 Under a squared or absolute error the last activation is read from the graph and its range
 compared with the targets: it is a *warning* if more than one in a hundred is at least twice
-the largest output, or if the mean target is beyond the range. Targets outside [0, 1] in a
-binary cross-entropy are an *error*. That a bounded output under a squared error saturates
-even for targets within its range is EF502's matter.""",
+the largest output, if the mean target is beyond the range, or if a tenth of the targets'
+variance is out of reach for certain (38 % of standardised targets' for a sigmoid).
+Targets outside [0, 1] in a binary cross-entropy are an *error*. That a bounded output
+under a squared error saturates even for targets within its range is EF502's matter.""",
         remedies="""\
 End in a linear layer for a regression, or scale the targets into the range; give labels 0 and
 1 to binary cross-entropy, and class indices to `cross_entropy`.""",
@@ -111,19 +121,26 @@ def _out_of_range(flow: Flow, graph: OpGraph) -> Iterator[_Misfit]:
         if output is None or output.site.op not in _RANGE or target.stats is None:
             continue
         low, high = _RANGE[output.site.op]
-        share = _beyond(target.stats)
-        if share > BEYOND.value or not low <= target.stats.mean <= high:
+        share, left = _beyond(target.stats), _unreached(target.stats, low, high)
+        evidence = Evidence(
+            f"{percent(share)} of the targets are 2 or more in size; their mean is "
+            f"{number(target.stats.mean)}.",
+            share,
+            BEYOND.value,
+        )
+        if share <= BEYOND.value and left > UNREACHED.value:
+            text = (
+                f"Targets of mean {number(target.stats.mean)} and RMS {number(target.stats.rms)} leave "
+                f"{percent(left)} of their variance at least, whatever the outputs are."
+            )
+            evidence = Evidence(text, left, UNREACHED.value)
+        if share > BEYOND.value or left > UNREACHED.value or not low <= target.stats.mean <= high:
             yield _Misfit(
                 output,
                 Severity.WARNING,
                 f"The outputs of {place(output)} lie between {low:.0f} and {high:.0f}, and the targets do "
                 "not.",
-                Evidence(
-                    f"{percent(share)} of the targets are 2 or more in size; their mean is "
-                    f"{number(target.stats.mean)}.",
-                    share,
-                    BEYOND.value,
-                ),
+                evidence,
                 "Let the model end in a linear layer, or scale the targets into the range of its outputs.",
             )
 
@@ -147,6 +164,14 @@ def _no_probabilities(flow: Flow, graph: OpGraph) -> Iterator[_Misfit]:
                 ),
                 "Give it labels 0 and 1; for several classes use cross_entropy with their indices.",
             )
+
+
+def _unreached(stats: Stats, low: float, high: float) -> float:
+    """Share of the targets' variance that no output within a range explains, at least."""
+    variance, width = stats.mean_square - stats.mean**2, high - low
+    outside = max(stats.mean_square - (low + high) * stats.mean + low * high, 0.0)
+    distance = (math.sqrt(width**2 + 4.0 * outside) - width) / 2.0
+    return min(distance**2 / variance, 1.0) if variance > 0.0 else 0.0
 
 
 def _beyond(stats: Stats) -> float:

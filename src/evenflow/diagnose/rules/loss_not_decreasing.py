@@ -59,6 +59,9 @@ class LossNotDecreasing(RunRule):
     causes = (
         CauseName.UNSCALED_INPUT,
         CauseName.UNSCALED_TARGET,
+        CauseName.INIT_TOO_LARGE,
+        CauseName.RESIDUAL_GROWTH,
+        CauseName.MISSING_NORMALIZATION,
         CauseName.RECURRENT_GAIN_TOO_LARGE,
         CauseName.LONG_RECURRENCE,
         CauseName.LEARNING_RATE_TOO_HIGH,

@@ -12,7 +12,7 @@ from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Sever
 from evenflow.diagnose.glossary import CAUSES
 from evenflow.diagnose.graph import OpGraph, op_graph
 from evenflow.diagnose.rule import Page, Rule, Threshold
-from evenflow.diagnose.text import percent, place, site
+from evenflow.diagnose.text import listing, percent, place, site
 from evenflow.flow import FORMATS, LOSS_PATH, Flow, Row
 
 FLAT = Threshold(
@@ -55,7 +55,12 @@ class WrongLossOrOutput(Rule):
     name = "wrong_loss_or_output"
     symptom = Symptom.LOSS_NOT_DECREASING
     summary = "The last activation and the loss do not fit together."
-    causes = (CauseName.WRONG_LOSS_OR_OUTPUT, CauseName.UNSCALED_INPUT, CauseName.PRECISION_UNDERFLOW)
+    causes = (
+        CauseName.WRONG_LOSS_OR_OUTPUT,
+        CauseName.ZERO_INIT_SYMMETRY,
+        CauseName.UNSCALED_INPUT,
+        CauseName.PRECISION_UNDERFLOW,
+    )
     thresholds = (FLAT, OFF_SCALE)
     page = Page(
         what="""\
@@ -88,7 +93,8 @@ or cut-off logit, are *warnings*: such nets learn, slowly. A sigmoid or softmax 
 a squared error is common practice in autoencoders and small textbook nets, hence a
 *note*, and a warning only if most outputs are saturated. Applying log-softmax twice
 changes nothing and is a note. A loss with no gradient at all is a warning unless it
-is zero, when nothing is left to learn on this batch.""",
+is zero, when nothing is left to learn on this batch; if it ends at a product whose factors
+are all zero, the weights that made them were initialised with zeros (an *error*).""",
         remedies="""\
 Let the model end in a linear layer and give its logits to `cross_entropy` (classes) or
 `binary_cross_entropy_with_logits` (yes or no). Apply softmax or sigmoid only to
@@ -276,6 +282,16 @@ def _flat_loss(flow: Flow, graph: OpGraph) -> Iterator[_Fault]:
         yield _Fault(
             end, Severity.NOTE, message, "The loss is zero: nothing is left to learn from this batch.", ""
         )
+    elif len(zeros := graph.sources(end)) > 1 and all(map(_is_zero, zeros)):
+        yield _Fault(
+            end,
+            Severity.ERROR,
+            message,
+            f"{listing([place(one) for one in zeros])} are all zeros, and each is the other's gradient: "
+            "no step opens them.",
+            CAUSES[CauseName.ZERO_INIT_SYMMETRY].remedies[0],
+            CauseName.ZERO_INIT_SYMMETRY,
+        )
     elif (small := _rounded_away(graph, end)) is not None:
         yield _Fault(
             end,
@@ -303,6 +319,10 @@ def _flat_loss(flow: Flow, graph: OpGraph) -> Iterator[_Fault]:
             f"{end.site.op} is flat at all {end.stats.count if end.stats else 0} entries of this batch.",
             "Let the model end in a linear layer, and give its outputs to a loss that expects logits.",
         )
+
+
+def _is_zero(row: Row) -> bool:
+    return row.stats is not None and row.stats.count > 0 and row.stats.mean_square == 0.0
 
 
 def _rounded_away(graph: OpGraph, end: Row) -> str | None:
