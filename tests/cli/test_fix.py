@@ -94,18 +94,18 @@ def test_what_is_no_program_is_told(target: str, message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("outcome", "code", "told"),
+    ("why", "code", "told"),
     [
-        ({"interrupted": True}, 130, "Interrupted: not everything was tried."),
-        ({"time_up": True}, 1, "Time was up: not everything was tried. More --minutes may find more."),
+        ("interrupted", 130, "Interrupted: not everything was tried."),
+        ("time_up", 1, "Time was up: not everything was tried. More --minutes may find more."),
     ],
 )
 def test_a_search_that_was_cut_short_says_why(
-    outcome: dict[str, bool], code: int, told: str, monkeypatch: pytest.MonkeyPatch
+    why: str, code: int, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = programs.too_fast()
     report = ef.check(program, confirm=False, seconds=0.1)
-    cut = ef.Outcome(report, **outcome)
+    cut = ef.Outcome(report, interrupted=why == "interrupted", time_up=why == "time_up")
     monkeypatch.setattr(import_module("evenflow.fix"), "fix", lambda program, **given: cut)
     result = _fix("tests.fix.programs:too_fast")
     assert result.exit_code == code

@@ -37,6 +37,21 @@ def test_the_whole_interval_decides(differences: tuple[float, ...], verdict: Ver
     assert _tried(*differences).verdict is verdict
 
 
+@pytest.mark.parametrize(
+    ("differences", "verdict"),
+    [
+        ((1.0, 0.8, 7.0, 0.9, 0.7, 78.6), Verdict.CONFIRMED),  # t: −19 … 49
+        ((1.0, 0.8, 7.0, 0.9, 78.6), Verdict.INCONCLUSIVE),  # of five seeds by chance in one case of 16
+        ((1.0, 0.8, 7.0, 0.9, -0.1, 78.6), Verdict.INCONCLUSIVE),
+        ((-1.0, -0.8, -7.0, -0.9, -0.7, -78.6), Verdict.REFUTED),
+    ],
+)
+def test_six_seeds_of_one_mind_leave_no_doubt_however_far_one_is_off(
+    differences: tuple[float, ...], verdict: Verdict
+) -> None:
+    assert _tried(*differences).verdict is verdict
+
+
 def test_a_baseline_that_broke_is_worse_than_any_patched_score() -> None:
     trial = Tried(Patch([ClipGradient()]), "clip", "", 20, (-math.inf,) * 3, (0.2, 0.3, 0.25), 1.0)
     assert min(trial.differences) > 0

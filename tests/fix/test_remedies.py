@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 import evenflow as ef
+from evenflow.fix.candidates import proposed
 from evenflow.fix.remedies.logits import Logits
 from evenflow.fix.remedies.skip import Skip
 from evenflow.fix.remedies.slow_down import SlowDown
+from evenflow.fix.remedies.standard import Standard
 from evenflow.fix.remedies.standardise import Standardise
 from evenflow.fix.remedies.unfreeze import Thaw
 from evenflow.fix.remedy import Case, Remedy
+from evenflow.fix.screen import screen
 from evenflow.surgery import (
+    ClipGradient,
+    InitRecurrent,
+    InsertNorm,
     InsertSkip,
+    Patch,
+    Reinitialise,
     RemoveOutputActivation,
     SetLearningRate,
     SetLoss,
+    SetOptimizer,
     SetOutputActivation,
     StandardiseInput,
     Unfreeze,
@@ -106,3 +117,46 @@ def test_only_what_is_frozen_is_unfrozen() -> None:
 
     assert _edits(Thaw(), programs.program(frozen)) == [(Unfreeze(),)]
     assert _edits(Thaw(), programs.program(_chain)) == []
+
+
+def test_the_standard_recipe_leaves_out_what_is_there_already() -> None:
+    rest = (SetOptimizer("adam", lr=1e-3), ClipGradient("norm", 1.0))
+    plain = programs.program(_chain)
+    assert _edits(Standard(), plain) == [
+        (InsertNorm("batch"), Reinitialise("he"), *rest),
+        (Reinitialise("he"), *rest),
+    ]
+    normed = programs.program(lambda seed: nn.Sequential(nn.Linear(32, 32), nn.LayerNorm(32)))
+    assert _edits(Standard(), normed) == [(Reinitialise("he"), *rest)]
+    recurrent = programs.program(lambda seed: nn.RNN(32, 4))
+    assert _edits(Standard(), recurrent) == [(InitRecurrent("orthogonal"), *rest)]
+
+
+def test_a_last_resort_comes_behind_all_others() -> None:
+    program = programs.sigmoid()
+    with torch.random.fork_rng(devices=[]):
+        case = Case(program, ef.check(program, confirm=False, seconds=0.1), program.start(0))
+    found, _ = proposed(case)
+    assert [one.remedy for one in found if one.last] == ["standard", "standard"]
+    assert [one.last for one in found] == sorted(one.last for one in found)
+    assert not any(one.remedy == "standard" for one in proposed(case, {"standard"})[0])
+
+
+def test_a_batch_of_one_number_is_standardised_without_a_warning() -> None:
+    def batches(seed: int) -> list[programs.Batch]:
+        return [(torch.full((1, 1), 3.0), torch.ones(1, 1))]
+
+    program = replace(programs.program(lambda seed: nn.Linear(1, 1)), batches=batches)
+    assert StandardiseInput((3.0,), (1.0,)) in [
+        edit for edits in _edits(Standardise(), program) for edit in edits
+    ]
+
+
+def test_branches_that_are_shut_on_purpose_pass_the_screen() -> None:
+    program = programs.sigmoid()
+    with torch.random.fork_rng(devices=[]):
+        case = Case(program, ef.check(program, confirm=False, seconds=0.1), program.start(0))
+    assert screen(case, Patch([InsertSkip("skipinit")])) is None
+    shut = screen(case, Patch([Reinitialise("he", gain=1e-3)]))
+    assert shut is not None
+    assert "decades through the net" in shut

@@ -312,3 +312,54 @@ def test_trials_that_were_whole_trainings_need_no_other() -> None:
     outcome = _proven(subject, longest=40)
     assert outcome.patches
     assert not any(one.proof for one in outcome.trials)
+
+
+class _Coarse(_Levels):
+    """A metric that stands still, and losses that fall, of the last by a fifth."""
+
+    def candidates(self) -> tuple[list[Candidate], list[str]]:
+        return [Candidate(Patch([SetLearningRate(factor=f)]), f"by {f}", "", 1 / f) for f in range(2, 8)], []
+
+    def _course(self, job: tuple[Patch | None, int, int]) -> Course:
+        patch, _, steps = job
+        factor = 0.0 if patch is None else _factor(patch) or 0.0
+        end = {0.0: 1.0, 6.0: 0.9, 7.0: 0.8}.get(factor, 1.1)
+        return Course((1.0, *[end] * steps), 0.5, 0.0)
+
+
+def test_where_the_metric_stands_still_the_loss_decides_who_goes_on() -> None:
+    tried = [one.remedy for one in searched(_Coarse(), (0, 1, 2), 40, Workers()).trials]  # type: ignore[arg-type]
+    assert tried[:4] == ["by 2", "by 3", "by 7", "by 6"]
+
+
+class _Together(_Levels):
+    """Two of the four edits of the standard recipe help, and only both together."""
+
+    NEEDED = (SetLearningRate(factor=5.0), SetLearningRate(factor=7.0))
+    RECIPE = Patch([SetLearningRate(factor=float(factor)) for factor in (4, 5, 6, 7)])
+
+    def __init__(self, *, single: bool = False) -> None:
+        self.single = single
+
+    def candidates(self) -> tuple[list[Candidate], list[str]]:
+        alone = Candidate(Patch([SetLearningRate(factor=2.0)]), "alone", "", 1.0)
+        return [alone, Candidate(self.RECIPE, "standard", "", 1.0, last=True)], []
+
+    def _course(self, job: tuple[Patch | None, int, int]) -> Course:
+        patch, seed, steps = job
+        edits = () if patch is None else patch.edits
+        helps = all(edit in edits for edit in self.NEEDED) or (self.single and bool(edits))
+        return Course((1.0 - 0.5 * helps + 0.001 * seed + 0.01 * bool(edits),) * steps, None, 0.0)
+
+
+def test_the_standard_recipe_is_shrunk_to_what_it_needs() -> None:
+    outcome = searched(_Together(), (0, 1, 2), 40, Workers())  # type: ignore[arg-type]
+    assert outcome.patches[0].patch.edits == _Together.NEEDED
+    assert [len(one.patch.edits) for one in outcome.trials[:2]] == [1, 4]
+    assert all(one.patch != _Together.RECIPE for one in outcome.refuted)
+
+
+def test_the_standard_recipe_is_not_tried_where_a_single_patch_works() -> None:
+    outcome = searched(_Together(single=True), (0, 1, 2), 40, Workers())  # type: ignore[arg-type]
+    assert [one.remedy for one in outcome.patches] == ["alone"]
+    assert "standard" not in {one.remedy for one in outcome.trials}

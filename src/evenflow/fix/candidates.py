@@ -17,13 +17,14 @@ RATES = (10.0, 3.0, 0.3, 0.1)
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A patch to try, where it comes from, how promising it is, and whether it goes before all others."""
+    """A patch to try, where it comes from, how promising it is, whether it goes first or last."""
 
     patch: Patch
     remedy: str
     reason: str
     promise: float
     first: bool = False
+    last: bool = False
 
 
 def proposed(case: Case, ignore: Collection[str] = ()) -> tuple[list[Candidate], list[str]]:
@@ -39,12 +40,14 @@ def proposed(case: Case, ignore: Collection[str] = ()) -> tuple[list[Candidate],
             if not patch.touches:
                 advice.append(patch.describe())
                 continue
-            one = Candidate(patch, remedy.name, remedy.reason(case), promise * 0.9**rank, rank < ahead)
+            weight, ahead_of_all = promise * 0.9**rank, rank < ahead
+            one = Candidate(patch, remedy.name, remedy.reason(case), weight, ahead_of_all, remedy.last)
             known = found.setdefault(patch.to_json(), one)
-            if (known.first, known.promise) < (one.first, one.promise):
+            if (known.first, not known.last, known.promise) < (one.first, not one.last, one.promise):
                 found[patch.to_json()] = one
     best = sorted(found.values(), key=lambda one: (not one.first, -one.promise, one.patch.size))
-    return best[:CANDIDATES], advice
+    last = [one for one in best if one.last]
+    return [one for one in best if not one.last][:CANDIDATES] + last, advice
 
 
 def at_other_rates(patch: Patch) -> list[Patch]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from evenflow.fix.candidates import Candidate
 from evenflow.fix.outcome import Refuted, Tried, Verdict, ranked
@@ -73,7 +74,11 @@ class Contest:
         self.refuted.append(Refuted(one.patch, one.remedy, why))
 
     def race(self, candidates: Sequence[Candidate]) -> list[Candidate]:
-        """Those that go on: the best, and while nothing is confirmed the most promising ones."""
+        """Those that go on: the best, and while nothing is confirmed the most promising ones.
+
+        As long as nothing is confirmed, a lower loss will do as well, behind the better metrics: an
+        accuracy of one in a few classes stands still for long while the loss falls already.
+        """
         if not candidates:
             return []
         steps, best = max(1, round(RACE * self.steps)), self.best
@@ -90,16 +95,17 @@ class Contest:
             else:
                 other = other_loss(one.patch) or other_loss(rival)
                 score, before = course.score(other_loss=other), to_beat.score(other_loss=other)
-                left.append((score, course.fallen, before, one))
-        left.sort(key=lambda entry: entry[:2], reverse=True)
+                fell = course.fallen > to_beat.fallen if other else course.level < to_beat.level
+                better = score > before or (best is None and fell)
+                left.append((score > before, score, course.fallen, before, better, one))
+        left.sort(key=lambda entry: entry[:3], reverse=True)
         sound = [one for *_, one in left]
         kept = sorted(sound, key=candidates.index)[:PROMISING] if best is None else []
         found = Counter[str]()
-        for score, _, before, one in left:
+        for _, score, _, before, better, one in left:
             if one in kept:
                 continue
             # The last places go to other remedies, for the best of one kind may be too much of a change.
-            better = score > before
             if better and len(kept) < FINALISTS and found[one.remedy] < SAME:
                 kept.append(one)
                 found[one.remedy] += 1
@@ -148,6 +154,19 @@ class Contest:
         seeds = (*self.seeds, *range(left, left + len(self.seeds)))
         chosen = by_effect(doubtful)[: 1 if surely else DOUBTFUL]
         self._replace(self.trainer.paired([again(one) for one in chosen], seeds, self.steps))
+
+    def shrink(self) -> None:
+        """Take edits out of the best patch, one at a time, for as long as what is left does as well."""
+        while (best := self.best) is not None and best.patch.size > 1:
+            edits, known = best.patch.edits, self.known
+            parts = [Patch(edits[:i] + edits[i + 1 :], best.patch.seed) for i in range(len(edits))]
+            smaller = [replace(again(best), patch=part) for part in parts if part not in known]
+            first = self.trainer.paired(smaller, self.seeds[:1], best.steps)
+            self.trials += first
+            gaining = _by_score(trial for trial in first if trial.effect > 0)[:GAINING]
+            self._replace(self.trainer.paired([again(one) for one in gaining], self.seeds, best.steps))
+            if self.best is not None and self.best.patch.size >= best.patch.size:
+                return
 
     def prolong(self, whole: int) -> None:
         """The best of all in longer trials, at most as long as the whole training."""

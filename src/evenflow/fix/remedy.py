@@ -101,6 +101,7 @@ class Remedy(ABC):
         symptoms: Symptoms that it helps against whatever the cause, likewise.
         reference: Where it comes from.
         unless: When it does not apply, in words.
+        last: Whether it is a last resort, tried only if no single other patch is confirmed.
     """
 
     name: ClassVar[str]
@@ -108,6 +109,7 @@ class Remedy(ABC):
     symptoms: ClassVar[Mapping[Symptom, float]] = {}
     reference: ClassVar[str]
     unless: ClassVar[str] = ""
+    last: ClassVar[bool] = False
 
     def promise(self, case: Case) -> float:
         """How likely it is to help, from 0 (not worth a trial) to 1."""

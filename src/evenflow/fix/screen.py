@@ -2,9 +2,10 @@
 
 A patch that cannot be applied says why. One that leaves a gradient NaN, infinite
 or zero everywhere is refuted. Where the alarm was about gradients that vanish or
-explode, so is one that makes their end-to-end gain worse. Where it was that the early
-steps of a sequence are not felt, so is one that leaves it so: until a net feels them
-its loss stays where it is, and a short trial would see no difference.
+explode, so is one that makes their end-to-end gain worse, unless it shuts branches on
+purpose. Where it was that the early steps of a sequence are not felt, so is one that leaves
+it so: until a net feels them its loss stays where it is, and a short trial would see no
+difference.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from evenflow.errors import EvenflowError
 from evenflow.fix.remedy import Case
 from evenflow.flow import Flow, Role
 from evenflow.measure.first import first_flows
-from evenflow.surgery import Patch
+from evenflow.surgery import Fixup, InsertSkip, Patch
 
 WORSE = 0.5
 """Decades by which an end-to-end gain may be worse, for one draw of the weights moves it as well:
@@ -61,7 +62,7 @@ def screen(case: Case, patch: Patch) -> str | None:
                 return (
                     f"On one batch the loss feels {now:.0%} of the time steps, {was:.0%} without the patch."
                 )
-        elif case.symptoms & _ABOUT_GRADIENTS:
+        elif case.symptoms & _ABOUT_GRADIENTS and not _starts_shut(patch):
             was, now = _gain(before), _gain(flow)
             if now > was + WORSE:
                 return (
@@ -69,6 +70,14 @@ def screen(case: Case, patch: Patch) -> str | None:
                     f"{was:.1f} without the patch."
                 )
     return None
+
+
+def _starts_shut(patch: Patch) -> bool:
+    """Whether branches start at 0 on purpose: inside them no gradient is, until the first step opens them."""
+    return any(
+        isinstance(edit, Fixup) or (isinstance(edit, InsertSkip) and edit.start == 0.0)
+        for edit in patch.edits
+    )
 
 
 def _fault(flow: Flow) -> str | None:

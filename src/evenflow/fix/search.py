@@ -11,8 +11,9 @@ wave without a better one is the last.
 *Growth.* Programs have more than one fault. The best patch is joined with what else was
 promising, one edit more at a time, for as long as the larger patch is confirmed to be better.
 Last its learning rate, if it sets one, is tried higher and lower.
-*Last resorts.* Where nothing is confirmed, doubtful gains are tried from more seeds, then
-pairs of patches, then longer trials, for some cures show late.
+*Last resorts.* Where nothing is confirmed, doubtful gains are tried from more seeds, then the
+standard recipe whole, which is then shrunk edit by edit, then pairs of patches, then longer
+trials, for some cures show late.
 *Proof.* What helps at first may harm in the end. So the best and a smaller one, or the second
 best, are trained to the end beside the program, and the next ones while none of these is better
 there; the check has trained the program to its end as well. If none is better, none is offered.
@@ -209,7 +210,7 @@ class _Search:
                 contest.doubted()
             if contest.best is not None:
                 return
-        rest = [one for one in self._candidates if not one.first]
+        rest = [one for one in self._candidates if not one.first and not one.last]
         for start in range(0, len(rest), WAVE):
             better = self._try(rest[start : start + WAVE])
             if contest.best is None:
@@ -221,6 +222,8 @@ class _Search:
         if contest.best is None:
             contest.doubted()
         if contest.best is None:
+            self._last_resort()
+        if contest.best is None:
             self._try(self._pairs())
         if contest.best is None:
             contest.prolong(self.whole)
@@ -229,6 +232,13 @@ class _Search:
             missed = 0 if self._try(grown) else missed + 1
         if not self._is_dear():
             self._try(self._tuned())
+
+    def _last_resort(self) -> None:
+        """All of the usual at once, then as little of it as does as well."""
+        self.contest.duel(self._screened([one for one in self._candidates if one.last]))
+        if self.contest.best is None:
+            self.contest.doubted(surely=True)
+        self.contest.shrink()
 
     def _is_dear(self) -> bool:
         """Whether there is something to offer, and the search has cost enough."""
@@ -292,7 +302,7 @@ class _Search:
         more, found = list[Candidate](), Counter[str]()
         for one in others:
             grown = _joined(best, one)
-            fits = one.remedy not in best.remedy.split(AND) and grown.patch.size <= LARGEST
+            fits = not one.last and one.remedy not in best.remedy.split(AND) and grown.patch.size <= LARGEST
             if fits and grown.patch not in known and found[one.remedy] < SAME:
                 more.append(grown)
                 found[one.remedy] += 1

@@ -51,6 +51,11 @@ class InsertSkip(Edit):
         if self.alpha is not None:
             check_number(self.name, "alpha", self.alpha, -1e6)
 
+    @property
+    def start(self) -> float | None:
+        """Where alpha starts; None where it is fixed at 1."""
+        return _STARTS[self.kind] if self.alpha is None else self.alpha
+
     def describe(self) -> str:
         """See :class:`Edit`."""
         return f"{self.kind} skip connections{at(self.where, 'around')}"
@@ -73,8 +78,7 @@ class InsertSkip(Edit):
             parts = [place] if place.path == "" else [place, *_behind(scene, place, last)]
             refs = [scene.ref(part.path) for part in parts]
             body = refs[0] if len(refs) == 1 else Call(nn.Sequential, tuple(refs))
-            alpha = _STARTS[self.kind] if self.alpha is None else self.alpha
-            settings = {} if alpha is None else {"alpha": alpha}
+            settings = {} if self.start is None else {"alpha": self.start}
             if self.kind == "layerscale":
                 size = _width(place.module)
                 settings["channels"] = (size, *[1] * _pixels(place.module))  # type: ignore[assignment]
