@@ -101,7 +101,7 @@ def test_every_remedy_says_where_it_comes_from() -> None:
     assert len({remedy.name for remedy in found}) == len(found) >= 15
     for remedy in found:
         assert remedy.reference
-        assert remedy.causes or remedy.symptoms
+        assert remedy.causes or remedy.symptoms or remedy.last
         weights = [*remedy.causes.values(), *remedy.symptoms.values()]
         assert all(0 < weight <= 1 for weight in weights)
 
