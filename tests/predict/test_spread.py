@@ -15,7 +15,10 @@ from evenflow.flow import Role
 from evenflow.measure import measure
 from evenflow.predict import predict
 from evenflow.predict.axes import Axis, plain
-from evenflow.predict.spread import NORMAL_95, _gaussian
+from evenflow.predict.fields import Leaf
+from evenflow.predict.pointwise import Expression, Term
+from evenflow.predict.scalar import VARIABLE, Scalar
+from evenflow.predict.spread import NORMAL_95, _gaussian, own
 from evenflow.predict.table import Table
 
 
@@ -89,3 +92,14 @@ def test_a_sum_of_what_has_nothing_in_common() -> None:
     build = lambda: nn.Sequential(nn.Linear(128, 128), nn.Tanh(), nn.Linear(128, 128))  # noqa: E731
     stated, true = _stated_and_true(build, x, lambda y: (y * target).sum(), "0.weight")
     assert true < stated < 0.05
+
+
+def test_one_over_the_size_of_a_norm() -> None:
+    """(Σ x²)^(−3/2) at 64 features; from a Gaussian in its place, whose tail comes near zero, β was 2e7."""
+    n, rows = 64, 8
+    squares = np.random.default_rng(0).chisquare(n, (100_000, rows))
+    true = np.log((squares**-3.0).mean(1)).var()
+    table = Table(((plain(rows),),), np.array([float(n**2), n**2 + 2.0 * n]), np.array([float(n)]))
+    field = Leaf(table, cotangent=True)
+    power = Scalar(torch.pow, (Scalar(torch.add, (VARIABLE, 1e-6)), -1.5))
+    assert own(Expression((rows,), [Term(1.0, ((field, power),))])) == pytest.approx(true, rel=0.25)

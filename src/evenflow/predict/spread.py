@@ -169,11 +169,33 @@ def _own(field: Field, dims: tuple[int, ...] | None) -> float:
 
 
 def _of_product(field: Field, term: Term, dims: tuple[int, ...] | None) -> float:
-    """From the table of the squares of a product of functions."""
-    squares = tuple((atom, times(f, f)) for atom, f in term.functions)
+    """From the table of the squares of a product of functions.
+
+    A factor like the 1/σ of a norm, of something that is far from zero, has a square whose
+    logarithm varies by that of its argument: the Gaussian that stands for the argument comes
+    too close to zero for powers of 1/σ.
+    """
+    far = [(atom, f) for atom, f in term.functions if not f.linear and _far_from_zero(atom)]
+    total = 0.0
+    for atom, f in far:
+        added = len(field.shape) - len(atom.shape)
+        of_atom = None if dims is None else tuple(dim - added for dim in dims if dim >= added)
+        total += _exponent(atom, f) ** 2 * own(atom, of_atom)
+    squares = tuple((atom, times(f, f)) for atom, f in term.functions if (atom, f) not in far)
+    if not squares:
+        return total
     table = Expression(field.shape, [Term(1.0, squares)]).table
     left, right = table.sides(table.means)
-    return _relative(table, table.second - left * right, table.means, dims)
+    return total + _relative(table, table.second - left * right, table.means, dims)
+
+
+FAR = 3.0
+"""Standard deviations from zero: .1 % of a Gaussian, and nothing of a χ², lies beyond it."""
+
+
+def _far_from_zero(atom: Field) -> bool:
+    mean = atom.table.average
+    return mean**2 > FAR**2 * float(_variance(atom)[0])
 
 
 def _gaussian(table: Table, dims: tuple[int, ...] | None) -> float:

@@ -25,6 +25,7 @@ from evenflow.predict.fields import Field, Leaf, Made, cross
 from evenflow.predict.pointwise import Expression, Term, apply, as_terms, product
 from evenflow.predict.rules.euler import before_norm, collected, flat, paths, ratio, unfolded
 from evenflow.predict.rules.registry import Context
+from evenflow.predict.rules.tied import aligned_with
 from evenflow.predict.rules.views import view
 from evenflow.predict.table import Table
 
@@ -95,15 +96,9 @@ def _moved_term(context: Context, term: Term, wide: Sequence[int], shape: Sequen
         if found is None:
             return None
         h, y, operand, scale = found
-        aligned = context.made.get(("aligned", id(flat(h))))
-        if aligned is not None:
-            each = product(shape, view(context, None, aligned[1], shape), factor)
-            each = product(shape, each, Expression(shape, [scale]))
-            known = each if known is None else apply(None, "add", [known, each], {}, shape)  # type: ignore[arg-type]
-            continue
-        unchanged = before_norm(context, h, y)
-        if unchanged is not None:
-            each = product(shape, view(context, None, unchanged, shape), factor)
+        through = aligned_with(context, h) or before_norm(context, h, y)
+        if through is not None:
+            each = product(shape, view(context, None, through, shape), factor)
             each = product(shape, each, Expression(shape, [scale]))
             known = each if known is None else apply(None, "add", [known, each], {}, shape)  # type: ignore[arg-type]
             continue

@@ -201,9 +201,35 @@ def cotangent(
     mean = matched * (weights @ at_own) + (1 - matched) * (weights @ elsewhere)
     square = matched * (weights @ at_own**2) + (1 - matched) * (weights @ elsewhere**2 + spread)
     inner = np.array([mean**2 + (1 - matched) * shared * ll, square]) * shares * scale**2
+    _tell_if_along(context, matched, mean**2 / square if square > 0 else 0.0)
     inner_table = Table(((plain(rows),),), inner, np.array([mean * scale * count / rows]))
     context.made["aligned", id(result)] = (result, Leaf(inner_table, cotangent=True))
     return result
+
+
+def aligned_with(context: Context, e: Field) -> Field | None:
+    """Σ_v e_v y_v of such a cotangent, also where the loss saw a part of the rows; None for others."""
+    from evenflow.predict.rules.views import Joined, padded, view
+
+    found = context.made.get(("aligned", id(e)))
+    if found is not None:
+        inner: Field = found[1]
+        return inner
+    if isinstance(e, Made) and e.key[0] == "view":  # type: ignore[index]
+        rows = aligned_with(context, e.parts[0]) if e.shape[-1] == e.parts[0].shape[-1] else None
+        return None if rows is None else view(context, None, rows, e.shape[:-1])
+    if isinstance(e, Joined) and e.dim < len(e.shape) - 1:
+        each = [aligned_with(context, part) for part in e.parts]
+        at = next((i for i, part in enumerate(each) if part is not None), None)
+        if at is None or any(part.mean_square for i, part in enumerate(e.parts) if i != at):
+            return None
+        before, after = (
+            sum(part.shape[e.dim] for part in some) for some in (e.parts[:at], e.parts[at + 1 :])
+        )
+        rows = each[at]
+        assert rows is not None
+        return padded(context, view(context, None, rows, e.parts[at].shape[:-1]), e.dim, before, after)
+    return None
 
 
 def _tell_if_settled(context: Context, matched: float, weights: Array, left: Array) -> None:
@@ -213,6 +239,17 @@ def _tell_if_settled(context: Context, matched: float, weights: Array, left: Arr
             "The labels are the positions' own tokens, and the head is the embedding: their logits "
             "stand out so far that hardly any loss is left. What gradient there is comes from a few "
             "positions: measure a batch, or scale the logits."
+        ] += 1
+
+
+def _tell_if_along(context: Context, matched: float, common: float) -> None:
+    """Where Σ_v e_v y_v has one sign, gradients have it with all activations that led to y."""
+    if matched > 0.5 and common > 0.5:
+        context.abstentions[
+            "The labels are the positions' own tokens, and the head is the embedding: gradients point "
+            "along the activations that they belong to. The gradients of the norms' weights and of their "
+            "pow, mean, add and rsqrt, and those of the stream before a norm, are predicted as if they did "
+            "not, and may be half a decade off: measure a batch, or take labels that are not the inputs."
         ] += 1
 
 
