@@ -72,7 +72,7 @@ class Entry:
             name=self.name,
             kind=self.kind,
             origin="fresh",
-            split="held out",
+            split="open",
             program=partial(self.program, False),
             symptoms=tuple(dict.fromkeys((*self.symptoms, *measured))),
             confirmed=tuple(one for one in self.symptoms if one in measured),
