@@ -132,7 +132,7 @@ def test_without_a_terminal_each_stage_is_a_line(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(import_module("evenflow.fix"), "fix", tracked)
     said = _fix("tests.fix.programs:too_fast").stderr.splitlines()
-    assert said[:2] == ["checking", "race, 10 steps: 3"]
+    assert said[:2] == ["checking", "race, 10 steps: 3 to do"]
     monkeypatch.setattr(output, "PAUSE", 0.0)
     said = _fix("tests.fix.programs:too_fast").stderr.splitlines()
-    assert said[1:4] == ["race, 10 steps: 3", "race, 10 steps: 1 of 3 done", "race, 10 steps: 2 of 3 done"]
+    assert said[2:4] == ["race, 10 steps: 1 of 3 done", "race, 10 steps: 2 of 3 done"]

@@ -40,7 +40,7 @@ def lines(title: str, items: Iterable[Any], total: int) -> Iterator[Any]:
     told = monotonic()
     for done, item in enumerate(items):
         if done == 0:
-            click.echo(f"{title}: {total}", err=True)
+            click.echo(f"{title}: {total} to do", err=True)
         elif monotonic() - told >= PAUSE:
             click.echo(f"{title}: {done} of {total} done", err=True)
             told = monotonic()

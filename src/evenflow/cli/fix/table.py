@@ -121,7 +121,7 @@ def show(outcome: Outcome, console: Console, *, everything: bool) -> None:
             console.print(Text(f"refuted  {one.patch.describe()}. {one.why}", style="dim"))
     elif outcome.refuted:
         console.print(f"{len(outcome.refuted)} more were given up before that: --all", style="dim")
-    if any(trial.seedless for trial in outcome.trials):
+    if not outcome.patches and any(trial.seedless for trial in outcome.trials):
         console.print(
             "Every seed gave the very same losses, so no effect has an interval: nothing was confirmed. "
             "Let the training draw from random, NumPy or PyTorch.",
