@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -45,20 +47,56 @@ def test_remembered_layouts() -> None:
             assert layouts(shapes.run(func, args, {})) == layouts(func(*args)), func
 
 
+X, LONG = meta(3, 4), meta(3, 4, dtype=torch.int64)
+PLAIN: list[tuple[Any, tuple[Any, ...]]] = [
+    *((aten.mm.default, (a, b)) for a in (X, meta(4, 3).t()) for b in (meta(4, 5), meta(5, 4).t())),
+    (aten.bmm.default, (meta(2, 3, 4), meta(2, 5, 4).mT)),
+    *((aten.addmm.default, (bias, X, meta(4, 5))) for bias in (meta(5), meta(3, 5), meta(1))),
+    *((aten.sum.dim_IntList, (x, [0], keep)) for x in (X, X.t()) for keep in (False, True)),
+    (aten.sum.dim_IntList, (meta(2, 3, 4), [-1, 0])),
+    *((op, (X,)) for op in (aten.tanh.default, aten.relu.default, aten.gelu.default, aten.silu.default)),
+    *((op, (X.t(),)) for op in (aten.tanh.default, aten.gelu.default)),
+    *((op, (X, X)) for op in (aten.tanh_backward.default, aten.gelu_backward.default, aten.add.Tensor)),
+    *((aten.mul.Tensor, (X, other)) for other in (2, 2.0, meta(4), meta(3, 4, dtype=torch.float64), LONG)),
+    *((aten.div.Tensor, (x, 2)) for x in (X, LONG)),
+    *((aten.threshold_backward.default, (X, x, 0)) for x in (X, meta(4, 3).t())),
+    *((aten._softmax.default, (x, -1, False)) for x in (X, X.t())),
+    (aten._log_softmax.default, (X, -1, False)),
+    (aten.abs.default, (meta(3, dtype=torch.complex64),)),
+]
+
+
+@pytest.mark.parametrize(("func", "args"), PLAIN)
+def test_layouts_that_are_plain_to_see(func: Any, args: tuple[Any, ...]) -> None:
+    assert layouts(Shapes().run(func, args, {})) == layouts(func(*args))
+
+
+def test_a_plain_net_is_predicted_without_the_compiler() -> None:
+    code = """
+import sys
+from torch import nn
+from evenflow.predict import Described, predict
+predict(lambda: nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 4)), Described((4, 4)))
+print("torch._dynamo" in sys.modules)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"
+
+
 def test_what_runs_a_second_time_does_not_run() -> None:
     shapes, runs = Shapes(), []
 
     class Counting:
-        _schema = aten.mm.default._schema
-        tags = aten.mm.default.tags
+        _schema = aten.maximum.default._schema
+        tags = aten.maximum.default.tags
 
         def __call__(self, *args: Any) -> Any:
             runs.append(args)
-            return aten.mm.default(*args)
+            return aten.maximum.default(*args)
 
     op = Counting()
     for _ in range(3):
-        shapes.run(op, (meta(3, 4), meta(4, 5)), {})
+        shapes.run(op, (meta(3, 4), meta(1, 4)), {})
     assert len(runs) == 1
 
 

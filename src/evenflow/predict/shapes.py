@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any, TypeAlias, final
+from typing import Any, final
 
 import torch
 from torch import Tensor
 
-_Layout: TypeAlias = tuple[torch.Size, tuple[int, ...], torch.dtype]
+from evenflow.predict.layouts import Layout, plain_layout
 
 
 class _UnnamedError(Exception):
@@ -25,7 +25,7 @@ class Shapes:
     """Runs ops on meta tensors, and remembers the shapes, strides and formats that they gave."""
 
     def __init__(self) -> None:
-        self._known: dict[Any, tuple[type | None, list[_Layout | None]]] = {}
+        self._known: dict[Any, tuple[type | None, list[Layout | None]]] = {}
 
     def run(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """``func(*args, **kwargs)``; without running it, if that gives fresh tensors of known shapes."""
@@ -37,6 +37,8 @@ class Shapes:
         except _UnnamedError:
             return func(*args, **kwargs)
         known = self._known.get(name)
+        if known is None and kind == "fresh" and (layout := plain_layout(func, args, kwargs)) is not None:
+            known = self._known[name] = (None, [layout])
         if known is None:
             output = func(*args, **kwargs)
             several = isinstance(output, (list, tuple))
