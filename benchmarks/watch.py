@@ -2,6 +2,7 @@
 
     python benchmarks/watch.py [--rounds 40] [--seconds 240] [--net mlp] [--compiled]
     python benchmarks/watch.py --call      what a call of a hook costs outside the hook
+    python benchmarks/watch.py --constants from which size on a gradient is read as soon as it is complete
 
 ``--seconds`` ends a table early, after as many rounds as there was time for, but not
 before the tenth. What is due once in many steps (the default budget, wandb's default) needs hundreds
@@ -47,7 +48,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -58,6 +59,7 @@ from torch import Tensor, nn
 
 from evenflow.flow import Role
 from evenflow.watch import Watch, guard, watch, watcher
+from evenflow.watch.moments import Page
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.measure import Case, gpt2, mlp, resnet
@@ -359,6 +361,34 @@ def call_cost() -> None:
         print(f"{name} hook: {spent / repeats * 1e6:.2f} µs a call")
 
 
+def constants(read: Callable[[], float]) -> None:
+    """What decides from which size on a gradient is read at once: an entry read, and a call."""
+    size, page = 1 << 15, Page()
+    tensors = torch.ones(1 << 11, size).unbind()  # 256 MiB, more than caches hold
+
+    def reading(which: Sequence[Tensor]) -> float:
+        def run() -> None:
+            for tensor in which:
+                page.put(0, tensor)
+
+        return min(seconds(run, read) for _ in range(5)) / (len(which) * size)
+
+    warm, cold = reading(tensors[:1] * len(tensors)), reading(tensors)
+    parameters: list[Tensor] = [nn.Parameter(torch.ones(1)) for _ in range(2000)]
+    loss = torch.cat(parameters).sum()
+
+    def backward() -> None:
+        loss.backward(retain_graph=True)
+
+    without = min(seconds(backward, read) for _ in range(9))
+    for parameter in parameters:
+        parameter.register_post_accumulate_grad_hook(lambda parameter: None)
+    call = (min(seconds(backward, read) for _ in range(9)) - without) / len(parameters)
+    print(f"an entry read from the cache {warm * 1e9:.2f} ns, from memory {cold * 1e9:.2f} ns")
+    print(f"a call of a gradient's hook from the engine {call * 1e6:.2f} µs")
+    print(f"which pays from {call / (cold - warm):.0f} entries on" if cold > warm else "which never pays")
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -369,7 +399,11 @@ def main() -> None:
     parser.add_argument("--tool", action="append", default=[], help="only these, by name, and bare")
     parser.add_argument("--clock", choices=list(CLOCKS), default="wall")
     parser.add_argument("--call", action="store_true")
+    parser.add_argument("--constants", action="store_true")
     arguments = parser.parse_args()
+    if arguments.constants:
+        constants(CLOCKS[arguments.clock])
+        return
     if arguments.call:
         call_cost()
         return
