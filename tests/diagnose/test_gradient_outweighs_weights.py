@@ -30,6 +30,32 @@ def test_a_thousand_times_the_weights_is_the_limit_and_only_where_training_suffe
     assert _run(1100 * WEIGHTS, end=1.0) == []
 
 
+def test_one_gradient_between_sampled_steps_is_seen() -> None:
+    def spiked(size: float) -> list[Finding]:
+        figures = {"gradient_norm_after_clipping": lambda s: size * WEIGHTS if s == 13 else 1.0}
+        made = run(15, Weight("0.weight"), HEAD, loss=lambda s: 2.3, scalars=figures, every=9)
+        return found(made, RULE)
+
+    assert "step 13" in spiked(1100)[0].evidence[0].text
+    assert spiked(900) == []
+
+
+def test_a_loss_that_fell_and_was_thrown_back_suffers_and_one_that_recovers_does_not() -> None:
+    def spiked(after: float) -> list[Finding]:
+        figures = {"gradient_norm_after_clipping": lambda s: 1e5 * WEIGHTS if s == 40 else 1.0}
+        made = run(
+            60,
+            Weight("0.weight"),
+            HEAD,
+            loss=lambda s: (3.0 if s < 20 else 1.0) if s <= 40 else after,
+            scalars=figures,
+        )
+        return found(made, RULE)
+
+    assert "higher after step 40" in spiked(1.3)[0].message
+    assert spiked(1.1) == []
+
+
 def test_a_short_run_that_broke_is_judged() -> None:
     figures = {"gradient_norm_before_clipping": lambda s: 1e6}
     made = run(3, Weight("0.weight"), HEAD, loss=lambda s: 2.3 if s == 0 else math.nan, scalars=figures)

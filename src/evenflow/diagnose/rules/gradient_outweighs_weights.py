@@ -26,8 +26,13 @@ SUFFERS = Threshold(
     "of its starting level that the loss has fallen by at most, for a finding",
     "a judgement, the same as in EF605: adaptive steps and clipping cope with gradients of any size",
 )
-
-
+SET_BACK = Threshold(
+    1.2,
+    "times its level before the largest gradient at which the loss stays after it, for a finding",
+    "a judgement: a rise by as much as a fall must have to count as learning",
+)
+LEVEL = 5
+"""Losses of which the median is the level before a step: a single batch says little."""
 SHORTEST = 2
 """Losses that it needs: a run that breaks at once has few."""
 
@@ -47,7 +52,7 @@ class GradientOutweighs(RunRule):
         CauseName.LEARNING_RATE_TOO_HIGH,
         CauseName.UNKNOWN,
     )
-    thresholds = (OUTWEIGHS, SUFFERS, OFF_SCALE)
+    thresholds = (OUTWEIGHS, SUFFERS, SET_BACK, OFF_SCALE)
     page = Page(
         what="""\
 The gradient as a whole is so large that no usual learning rate suits it. Plain steps
@@ -62,10 +67,12 @@ A step of plain gradient descent changes the weights by η‖g‖/‖w‖ of the
 times as large make outputs and weight gradients c times as large, a squared error c²
 times; the learning rate that is stable goes as 1/c².""",
         detection="""\
-‖g‖ before clipping over ‖w‖, both over all parameters, at the sampled steps. The largest
+‖g‖ over ‖w‖, both over all parameters: ‖g‖ of every step (before clipping where that step
+was sampled, else as the optimizer got it), ‖w‖ of the last sampled step. The largest
 counts, for one such step is enough to throw the weights away. There is a finding only if
-training suffers: the loss has fallen by less than a fifth, or is no number. Adversarial games
-are left out, for their losses do not tell.""",
+training suffers: the loss has fallen by less than a fifth, or is no number, or stays higher by a
+fifth after that step than it was before. Adversarial games are left out, for their losses do not
+tell.""",
         remedies="""\
 Standardise inputs and targets; initialise for the activation; normalise; clip the
 gradient by its norm.""",
@@ -80,32 +87,51 @@ gradient by its norm.""",
         for role in history.learners[:1]:
             steps, ratios = _ratios(history, role)
             curve = history.loss(role, at_least=SHORTEST)
-            suffers = curve.relative_fall < SUFFERS.value or curve.finite_at_end == 0
-            if suffers and (ratios > OUTWEIGHS.value).any():
-                yield _finding(history, role, curve, steps, ratios)
+            if not (ratios > OUTWEIGHS.value).any():
+                return
+            stuck = curve.relative_fall < SUFFERS.value or curve.finite_at_end == 0
+            if stuck or _set_back(curve, int(steps[ratios.argmax()])):
+                yield _finding(history, role, curve, steps, ratios, stuck=stuck)
+
+
+def _set_back(curve: LossCurve, step: int) -> bool:
+    """Whether the loss stays higher after a step than it was before."""
+    import numpy as np
+
+    finite = np.isfinite(curve.values)
+    before = curve.values[finite & (curve.steps < step)][-LEVEL:]
+    after = curve.values[finite & (curve.steps > step)]
+    if not before.size or not after.size:
+        return False
+    level = float(np.median(before))
+    return level > 0.0 and float(np.median(after)) > SET_BACK.value * level
 
 
 def _ratios(history: History, role: str) -> tuple[Integers, Floats]:
-    """The sampled steps of which both norms are finite, and gradient over weights there."""
+    """The steps of which both norms are finite, and gradient over weights there."""
     import numpy as np
 
     from evenflow.diagnose.suspects import on_steps
     from evenflow.flow import Role
 
-    series = history.scalar("gradient_norm_before_clipping", role)
-    if series is None or not len(series):
-        series = history.scalar("gradient_norm_after_clipping", role)
-    if series is None or not len(series):
+    series = [history.scalar(f"gradient_norm_{when}_clipping", role) for when in ("before", "after")]
+    taken = [one for one in series if one is not None and len(one)]
+    if not taken:
         raise CannotJudgeError("the run has no norm of the gradient")
-    norms = history.of(Role.PARAMETER, history.parameters(role), "norm")
-    weights = np.sqrt(np.nansum(norms**2, axis=1))
+    steps = np.unique(np.concatenate([one.steps for one in taken]))
+    norms = np.fmax.reduce([on_steps(one, steps) for one in taken])
+    weights = history.of(Role.PARAMETER, history.parameters(role), "norm")
+    sampled = np.maximum(np.searchsorted(history.steps, steps, side="right") - 1, 0)
+    sizes = np.sqrt(np.nansum(weights**2, axis=1))[sampled]
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = np.where(weights > 0.0, on_steps(series, history.steps) / weights, np.nan)
+        ratios = np.where(sizes > 0.0, norms / sizes, np.nan)
     known = np.isfinite(ratios)
-    return history.steps[known], ratios[known]
+    return steps[known], ratios[known]
 
 
-def _finding(history: History, role: str, curve: LossCurve, steps: Integers, ratios: Floats) -> Finding:
+def _finding(
+    history: History, role: str, curve: LossCurve, steps: Integers, ratios: Floats, *, stuck: bool
+) -> Finding:
     from evenflow.diagnose.recurrent_suspects import recurrent_gain
     from evenflow.diagnose.suspects import steps_too_large, unscaled_input, unscaled_target
 
@@ -121,8 +147,8 @@ def _finding(history: History, role: str, curve: LossCurve, steps: Integers, rat
         symptom=Symptom.EXPLODING_GRADIENT,
         severity=Severity.WARNING,
         site=role or "optimizer",
-        message=f"The gradient is up to {number(largest)} times as large as the weights, and the loss does "
-        "not come down.",
+        message=f"The gradient is up to {number(largest)} times as large as the weights, and the loss "
+        + ("does not come down." if stuck else f"is higher after step {step} than before."),
         causes=causes or (Cause(CauseName.UNKNOWN, 1.0, text),),
         evidence=(Evidence(text, largest, OUTWEIGHS.value),),
         remedies=remedies(causes) or ("Clip the gradient by its norm, and see which layer makes it large.",),
