@@ -60,7 +60,7 @@ def suspects(history: History, role: str, curve: LossCurve) -> tuple[Cause, ...]
         steps_too_large(history, role, curve),
         small if shortened is None else shortened,
     ]
-    if found[:2] == [None, None]:  # large data make large outputs by themselves
+    if found[:3] == [None] * 3:  # large data and recurrences that amplify make large outputs by themselves
         found += output_too_large(history, curve)
     causes = sorted((cause for cause in found if cause is not None), key=lambda cause: -cause.confidence)
     if causes:
