@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import re
 import sys
+import weakref
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -21,6 +22,12 @@ from torch import nn
 def moved(optimizers: Iterable[torch.optim.Optimizer]) -> set[int]:
     """Identities of all parameters that these optimizers move."""
     return {id(p) for one in optimizers for group in one.param_groups for p in group["params"]}
+
+
+def latest(made: Iterable[weakref.ref[torch.optim.Optimizer]]) -> list[torch.optim.Optimizer]:
+    """The optimizers that are alive, and neither replaced nor wrapped by a later one."""
+    alive = [one for reference in made if (one := reference()) is not None]
+    return [one for index, one in enumerate(alive) if not moved([one]) <= moved(alive[index + 1 :])]
 
 
 def owners(parameters: set[int]) -> list[nn.Module]:

@@ -139,27 +139,16 @@ class Meeting:
 
     # ----------------------------------------------------------------------- models
 
-    def _latest(self) -> list[torch.optim.Optimizer]:
-        """Those that are alive and not replaced by a later one."""
-        from evenflow.scripts import discovery
-
-        alive = [one for reference in self._optimizers if (one := reference()) is not None]
-        return [
-            one
-            for index, one in enumerate(alive)
-            if not discovery.moved([one]) <= discovery.moved(alive[index + 1 :])
-        ]
-
     def _trains(self, module: nn.Module) -> bool:
         from evenflow.scripts import discovery
 
-        parameters = discovery.moved(self._latest())
+        parameters = discovery.moved(discovery.latest(self._optimizers))
         return any(id(parameter) in parameters for parameter in module.parameters())
 
     def _meet(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         from evenflow.scripts import discovery
 
-        latest = self._latest()
+        latest = discovery.latest(self._optimizers)
         found = discovery.owners(discovery.moved(latest))
         own = set(module.parameters())
         # A LightningModule is never called itself: then what is called stands for the model.

@@ -127,7 +127,7 @@ class Session:
     def _begin_if_trained(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         from evenflow.scripts import discovery
 
-        latest = self._latest()
+        latest = discovery.latest(self._optimizers)
         parameters = discovery.moved(latest)
         if not any(id(parameter) in parameters for parameter in module.parameters()):
             self._ran.add(module)
@@ -147,22 +147,11 @@ class Session:
                 with_kwargs = key in module._forward_pre_hooks_with_kwargs
                 hook(module, args, kwargs) if with_kwargs else hook(module, args)
 
-    def _latest(self) -> list[torch.optim.Optimizer]:
-        """The optimizers that are alive, and neither replaced nor wrapped by a later one."""
-        from evenflow.scripts import discovery
-
-        alive = [one for reference in self._optimizers if (one := reference()) is not None]
-        return [
-            one
-            for index, one in enumerate(alive)
-            if not discovery.moved([one]) <= discovery.moved(alive[index + 1 :])
-        ]
-
     def _begin_if_idle(self) -> None:
         """Watch what ran, if its gradients are there and the optimizers' own parameters have none."""
         from evenflow.scripts import discovery
 
-        latest = self._latest()
+        latest = discovery.latest(self._optimizers)
         held = [p for one in latest for group in one.param_groups for p in group["params"]]
         reached = {id(p) for module in self._ran for p in module.parameters() if p.grad is not None}
         if reached and all(parameter.grad is None for parameter in held):
