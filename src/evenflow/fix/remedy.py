@@ -21,6 +21,9 @@ from evenflow.trace.structure import tensors_in
 if TYPE_CHECKING:
     from evenflow.check import Report
 
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+"""Layers that hold the size of the signal."""
+
 
 @dataclass(frozen=True)
 class Case:

@@ -8,7 +8,7 @@ from typing import ClassVar, final
 from torch import nn
 
 from evenflow.diagnose import CauseName, Symptom
-from evenflow.fix.remedy import Case, Remedy
+from evenflow.fix.remedy import NORMS, Case, Remedy
 from evenflow.surgery import InsertNorm, Patch, Reinitialise
 
 
@@ -37,8 +37,7 @@ class Normalise(Remedy):
 
     def patches(self, case: Case) -> Iterator[Patch]:
         """See :class:`Remedy`."""
-        norms = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
-        if case.modules(*norms) or case.modules(nn.RNNBase):
+        if case.modules(*NORMS, nn.RNNBase):
             return
         if case.batch_size >= 16:
             yield Patch([InsertNorm("batch")])

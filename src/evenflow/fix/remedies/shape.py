@@ -19,11 +19,10 @@ from torch import nn
 
 from evenflow.diagnose import CauseName, Symptom
 from evenflow.diagnose.rules.depth_without_skip import DepthWithoutSkip
-from evenflow.fix.remedy import Case, Remedy
+from evenflow.fix.remedy import NORMS, Case, Remedy
 from evenflow.surgery import Patch, Reinitialise, SetLearningRate, ShapeActivation
 
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 DEEP = 50
 """Layers of a plain chain that shaped activations made as trainable as with skips and norms, and other
@@ -48,7 +47,7 @@ class Shape(Remedy):
 
     def first(self, case: Case) -> int:
         """See :class:`Remedy`."""
-        return FIRST if _plain_layers(case) > DEEP and not case.modules(*_NORMS, nn.RNNBase) else 0
+        return FIRST if _plain_layers(case) > DEEP and not case.modules(*NORMS, nn.RNNBase) else 0
 
     def reason(self, case: Case) -> str:
         """See :class:`Remedy`."""

@@ -5,14 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar, final
 
-from torch import nn
-
 from evenflow.diagnose import CauseName, Symptom
 from evenflow.fix.branches import branches
-from evenflow.fix.remedy import Case, Remedy
+from evenflow.fix.remedy import NORMS, Case, Remedy
 from evenflow.surgery import Fixup, Patch
-
-_NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 @final
@@ -27,5 +23,5 @@ class ShutBranches(Remedy):
 
     def patches(self, case: Case) -> Iterator[Patch]:
         """See :class:`Remedy`."""
-        if not case.modules(*_NORMS) and (found := branches(case)):
+        if not case.modules(*NORMS) and (found := branches(case)):
             yield Patch([Fixup(tuple(found))])

@@ -12,10 +12,8 @@ from typing import ClassVar, final
 
 from torch import nn
 
-from evenflow.fix.remedy import Case, Remedy
+from evenflow.fix.remedy import NORMS, Case, Remedy
 from evenflow.surgery import ClipGradient, Edit, InitRecurrent, InsertNorm, Patch, Reinitialise, SetOptimizer
-
-_NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 @final
@@ -47,6 +45,6 @@ class Standard(Remedy):
         elif case.modules(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d):
             rest.append(Reinitialise("he"))
         rest += [SetOptimizer("adam", lr=1e-3), ClipGradient("norm", 1.0)]
-        if not case.modules(*_NORMS, nn.RNNBase):
+        if not case.modules(*NORMS, nn.RNNBase):
             yield Patch([InsertNorm("batch" if case.batch_size >= 16 else "layer"), *rest])
         yield Patch(rest)
