@@ -162,7 +162,7 @@ def _detours(history: History, role: str, curve: LossCurve) -> Finding:
         CARRIED.value,
     )
     message = (
-        f"The loss comes down from {number(curve.start)} to {number(curve.end)}, and rises by "
+        f"The loss comes down from {number(curve.start)} to {number(curve.end)}, and swings over "
         f"{number(found.size)} again and again on its way."
     )
     return _finding(curve, message, causes, evidence)
