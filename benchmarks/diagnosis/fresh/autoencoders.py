@@ -6,15 +6,8 @@ from collections.abc import Callable
 
 import torch
 from benchmarks.diagnosis.fresh.entry import faulty, healthy
-from benchmarks.diagnosis.fresh.kit import (
-    Split,
-    adam,
-    adamw,
-    digits,
-    r2,
-    sgd,
-    supervised,
-)
+from benchmarks.diagnosis.fresh.kit import Split, digits, r2, supervised
+from benchmarks.diagnosis.recipe import adam, adamw, sgd
 from torch import Tensor, nn
 from torch.nn import functional as F
 

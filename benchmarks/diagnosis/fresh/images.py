@@ -4,18 +4,8 @@ from __future__ import annotations
 
 import torch
 from benchmarks.diagnosis.fresh.entry import faulty, healthy
-from benchmarks.diagnosis.fresh.kit import (
-    Split,
-    adam,
-    adamw,
-    cross_entropy,
-    digits,
-    noise,
-    sgd,
-    split,
-    supervised,
-    uniform,
-)
+from benchmarks.diagnosis.fresh.kit import Split, cross_entropy, digits, noise, split, supervised, uniform
+from benchmarks.diagnosis.recipe import adam, adamw, sgd
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -185,26 +185,6 @@ def supervised(
     return Program(**{**usual, **more})
 
 
-def sgd(lr: float, momentum: float = 0.0, **more: Any) -> Callable[[nn.Module], torch.optim.Optimizer]:
-    """Stochastic gradient descent over all parameters."""
-    return lambda model: torch.optim.SGD(model.parameters(), lr, momentum, **more)
-
-
-def adam(lr: float = 1e-3, **more: Any) -> Callable[[nn.Module], torch.optim.Optimizer]:
-    """Adam over all parameters."""
-    return lambda model: torch.optim.Adam(model.parameters(), lr, **more)
-
-
-def adamw(lr: float = 1e-3, **more: Any) -> Callable[[nn.Module], torch.optim.Optimizer]:
-    """AdamW over all parameters."""
-    return lambda model: torch.optim.AdamW(model.parameters(), lr, **more)
-
-
-def warmup(steps: int) -> Callable[[Any], Any]:
-    """The learning rate rises in a straight line, then stays."""
-    return lambda one: torch.optim.lr_scheduler.LambdaLR(one, lambda step: min(1.0, (step + 1) / steps))
-
-
 def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
     """Of logits [..., K] and classes [...]."""
     return F.cross_entropy(output.flatten(0, -2), target.flatten())

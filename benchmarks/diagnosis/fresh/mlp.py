@@ -8,18 +8,16 @@ import torch
 from benchmarks.diagnosis.fresh.entry import faulty, healthy
 from benchmarks.diagnosis.fresh.kit import (
     accuracy,
-    adam,
-    adamw,
     cross_entropy,
     digits,
     half_accuracy,
-    sgd,
     sign_accuracy,
     split,
     supervised,
     table,
     uniform,
 )
+from benchmarks.diagnosis.recipe import adam, adamw, sgd
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -9,17 +9,16 @@ from benchmarks.diagnosis.fresh.entry import faulty, healthy
 from benchmarks.diagnosis.fresh.kit import (
     Split,
     accuracy,
-    adam,
     cross_entropy,
     integers,
     noise,
     r2,
-    sgd,
     sign_accuracy,
     split,
     supervised,
     uniform,
 )
+from benchmarks.diagnosis.recipe import adam, sgd
 from torch import Tensor, nn
 from torch.nn import functional as F
 

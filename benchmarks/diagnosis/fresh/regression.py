@@ -4,17 +4,8 @@ from __future__ import annotations
 
 import torch
 from benchmarks.diagnosis.fresh.entry import faulty, healthy
-from benchmarks.diagnosis.fresh.kit import (
-    Split,
-    adam,
-    noise,
-    r2,
-    sgd,
-    split,
-    supervised,
-    table,
-    uniform,
-)
+from benchmarks.diagnosis.fresh.kit import Split, noise, r2, split, supervised, table, uniform
+from benchmarks.diagnosis.recipe import adam, sgd
 from torch import Tensor, nn
 from torch.nn import functional as F
 

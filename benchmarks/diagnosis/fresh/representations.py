@@ -9,17 +9,16 @@ import torch
 from benchmarks.diagnosis.fresh.entry import faulty, healthy
 from benchmarks.diagnosis.fresh.kit import (
     Split,
-    adam,
     cross_entropy,
     digits,
     evaluated,
     integers,
     noise,
     r2,
-    sgd,
     split,
     supervised,
 )
+from benchmarks.diagnosis.recipe import adam, sgd
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -11,7 +11,6 @@ from benchmarks.diagnosis.fresh.entry import faulty, healthy
 from benchmarks.diagnosis.fresh.kit import (
     Split,
     accuracy,
-    adam,
     cross_entropy,
     evaluated,
     integers,
@@ -21,6 +20,7 @@ from benchmarks.diagnosis.fresh.kit import (
     supervised,
     uniform,
 )
+from benchmarks.diagnosis.recipe import adam
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -7,18 +7,8 @@ from functools import cache
 
 import torch
 from benchmarks.diagnosis.fresh.entry import faulty, healthy
-from benchmarks.diagnosis.fresh.kit import (
-    Split,
-    adam,
-    adamw,
-    cross_entropy,
-    digits,
-    integers,
-    sgd,
-    split,
-    supervised,
-    warmup,
-)
+from benchmarks.diagnosis.fresh.kit import Split, cross_entropy, digits, integers, split, supervised
+from benchmarks.diagnosis.recipe import adam, adamw, sgd, warmup
 from torch import Tensor, nn
 from torch.nn import functional as F
 
