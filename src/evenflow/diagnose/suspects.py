@@ -52,15 +52,14 @@ def suspects(history: History, role: str, curve: LossCurve) -> tuple[Cause, ...]
         shortened = (
             clipped_hard(history, role) or epsilon_dominates(history, role) or rounding_swallows(history)
         )
+    loud = [unscaled_input(history), unscaled_target(history, curve), recurrent_gain(history)]
     found = [
-        unscaled_input(history),
-        unscaled_target(history, curve),
-        recurrent_gain(history),
+        *loud,
         long_recurrence(history),
         steps_too_large(history, role, curve),
         small if shortened is None else shortened,
     ]
-    if found[:3] == [None] * 3:  # large data and recurrences that amplify make large outputs by themselves
+    if not any(loud):  # each of which makes large outputs by itself
         found += output_too_large(history, curve)
     causes = sorted((cause for cause in found if cause is not None), key=lambda cause: -cause.confidence)
     if causes:
