@@ -12,6 +12,7 @@ from evenflow.cli.fix.page import render_page
 from evenflow.cli.fix.pictures import pictures
 from evenflow.cli.fix.table import cells, drawn, ranked, verdict
 from evenflow.fix import Outcome, Refuted, Tried
+from evenflow.lab.picture import Axis, Curve, Lines
 from evenflow.surgery import Patch, SetLearningRate, SwapActivation
 
 X = torch.randn(8, 6, generator=torch.Generator().manual_seed(0))
@@ -71,6 +72,12 @@ def test_the_terminal_draws_them() -> None:
     assert lines[2].startswith("without the patch")
     assert lines[3].endswith("1.0e+00 -> 3.2e-02")
     assert all(line.isascii() for line in lines)
+
+
+def test_a_long_trial_is_drawn_in_one_line_of_80_columns() -> None:
+    falling = Curve("without the patch", tuple(map(float, range(500))), tuple(-i / 100 for i in range(500)))
+    picture = Lines("loss", "Loss", "", Axis("step"), Axis("loss", decades=True), (falling,))
+    assert [len(line.plain) for line in drawn(picture, ascii_only=True)][2] in range(70, 81)
 
 
 def test_the_page_holds_everything() -> None:

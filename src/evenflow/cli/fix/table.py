@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from evenflow.lab.picture import Lines
 
 _STYLES = {"confirmed": "green", "refuted": "red", "inconclusive": "yellow"}
-_WIDTH = 48
-"""Columns of a curve."""
+_WIDTH = 40
+"""Columns of a curve: with its name and its ends a line of 80."""
 
 
 def ranked(outcome: Outcome) -> list[Tried]:
