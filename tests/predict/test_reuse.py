@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from evenflow.predict import Described, pointwise, predict, reuse
+from evenflow.predict import Described, expressions, predict, reuse
 
 
 class Residual(nn.Module):
@@ -87,14 +87,14 @@ def test_the_same_with_and_without(case: str) -> None:
 
 def evaluations(layers: int) -> int:
     """How often a product of functions is evaluated in a prediction."""
-    count, moments = 0, pointwise._moments
+    count, moments = 0, expressions._moments
 
     def counted(*args: Any) -> Any:
         nonlocal count
         count += 1
         return moments(*args)
 
-    with mock.patch.object(pointwise, "_moments", counted):
+    with mock.patch.object(expressions, "_moments", counted):
         predict(lambda: chain(layers, nn.Tanh), Described((16, 128)))
     return count
 

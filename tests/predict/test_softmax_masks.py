@@ -9,7 +9,7 @@ from tests.predict.oracle import disagreement
 from torch import Tensor, nn
 
 from evenflow.flow import Role
-from evenflow.predict.rules.softmax import _apart
+from evenflow.predict.rules.masks import distinct_masks
 
 WIDTH, TOKENS = 96, 16
 
@@ -53,9 +53,9 @@ def test_windows_of_different_masks() -> None:
 
 
 def test_masks_told_apart() -> None:
-    parts = _apart(windows(6).expand(6, 4, TOKENS, TOKENS))
+    parts = distinct_masks(windows(6).expand(6, 4, TOKENS, TOKENS))
     assert sorted(share for share, _ in parts) == pytest.approx([1 / 3] * 3)
     many = torch.ones(20, TOKENS, TOKENS, dtype=torch.bool).tril()
     for i, each in enumerate(many):
         each[i // 2, : i % 2] = False
-    assert len(_apart(many)) == 1
+    assert len(distinct_masks(many)) == 1

@@ -15,8 +15,8 @@ from evenflow.flow import Role
 from evenflow.measure import measure
 from evenflow.predict import predict
 from evenflow.predict.axes import Axis, plain
+from evenflow.predict.expressions import Expression, Term
 from evenflow.predict.fields import Leaf
-from evenflow.predict.pointwise import Expression, Term
 from evenflow.predict.scalar import VARIABLE, Scalar
 from evenflow.predict.spread import NORMAL_95, _gaussian, own
 from evenflow.predict.table import Table

@@ -34,7 +34,8 @@ import numpy as np
 import torch
 
 from evenflow.predict import reuse
-from evenflow.predict.table import Table, align, independent_pair, measured
+from evenflow.predict.combine import align, independent_pair
+from evenflow.predict.table import Table, measured
 
 _sources = itertools.count()
 
@@ -264,7 +265,7 @@ def forget() -> None:
 
 
 def _cross(x: Field, y: Field) -> Table | None:
-    from evenflow.predict.pointwise import Expression, cross_expressions, cross_with_atom, made_of
+    from evenflow.predict.expressions import Expression, cross_expressions, cross_with_atom, made_of
 
     for first, second in ((x, y), (y, x)):
         spread = _spread_sum(second)

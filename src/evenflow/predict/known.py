@@ -21,8 +21,9 @@ import numpy as np
 import torch
 
 from evenflow.predict.axes import Array, Axis
+from evenflow.predict.combine import broadcast
 from evenflow.predict.fields import Field, Leaf
-from evenflow.predict.table import Dims, Table, broadcast, finite
+from evenflow.predict.table import Dims, Table, finite
 
 _einsum: Any = np.einsum
 """Its stubs do not know the form with index lists."""

@@ -49,8 +49,8 @@ import numpy as np
 from evenflow.flow import Stats
 from evenflow.predict import reuse
 from evenflow.predict.axes import Array, weighted
+from evenflow.predict.expressions import Expression, Term, as_terms
 from evenflow.predict.fields import Field, Leaf, Made, Sum
-from evenflow.predict.pointwise import Expression, Term, as_terms
 from evenflow.predict.scalar import Scalar, expect_pair, times
 from evenflow.predict.table import Table
 

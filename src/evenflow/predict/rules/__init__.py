@@ -5,6 +5,7 @@ from evenflow.predict.rules import (  # noqa: F401  (importing registers)
     convolution,
     indexing,
     initialise,
+    joining,
     linear,
     losses,
     norms,

@@ -21,8 +21,9 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import final
 
+from evenflow.predict.expressions import Expression, Term, as_terms
 from evenflow.predict.fields import Field, Leaf, Made, cross
-from evenflow.predict.pointwise import Expression, Term, apply, as_terms, product
+from evenflow.predict.pointwise import apply, product
 from evenflow.predict.rules.euler import before_norm, collected, flat, paths, ratio, unfolded
 from evenflow.predict.rules.registry import Context
 from evenflow.predict.rules.tied import aligned_with

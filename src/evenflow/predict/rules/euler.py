@@ -26,8 +26,9 @@ from dataclasses import dataclass
 
 import torch
 
+from evenflow.predict.expressions import Expression, Term, as_terms, made_of
 from evenflow.predict.fields import Field, Leaf, Made, Sum
-from evenflow.predict.pointwise import Expression, Term, apply, as_terms, made_of, product
+from evenflow.predict.pointwise import apply, product
 from evenflow.predict.rules.registry import Context
 from evenflow.predict.rules.views import view
 from evenflow.predict.scalar import VARIABLE, Scalar, times

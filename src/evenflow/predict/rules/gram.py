@@ -31,13 +31,14 @@ import numpy as np
 import numpy.typing as npt
 
 from evenflow.predict.axes import Array
+from evenflow.predict.combine import align
+from evenflow.predict.expressions import Expression
 from evenflow.predict.fields import Field, Made, Sum, rearranged_leaf
-from evenflow.predict.pointwise import Expression
+from evenflow.predict.rules.joining import Joined
 from evenflow.predict.rules.normalised import Normalised, pair_average
 from evenflow.predict.rules.softmax import Softmax
-from evenflow.predict.rules.views import Joined
 from evenflow.predict.scalar import Scalar, expect_pair
-from evenflow.predict.table import Table, align
+from evenflow.predict.table import Table
 
 NEGLIGIBLE = 0.01
 """(n − 1) κ below which a gradient is off by less than .3 %."""

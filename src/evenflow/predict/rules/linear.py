@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from evenflow.predict.combine import contract
 from evenflow.predict.fields import Field, Made
 from evenflow.predict.pointwise import apply
 from evenflow.predict.rules.adjoint import remember, weight_of
 from evenflow.predict.rules.gram import of_both
 from evenflow.predict.rules.registry import Context, rule
 from evenflow.predict.rules.tied import with_own_logits
-from evenflow.predict.table import Table, contract
+from evenflow.predict.table import Table
 
 
 def contraction(shape: Any, a: Field, b: Field, spec: str) -> Field:

@@ -45,9 +45,10 @@ import numpy as np
 
 from evenflow.predict.axes import Array, Indices, along, plain, weighted
 from evenflow.predict.axes import regroup as regrouping
+from evenflow.predict.combine import align
+from evenflow.predict.expressions import Expression
 from evenflow.predict.fields import Field, Made, cross
-from evenflow.predict.pointwise import Expression
-from evenflow.predict.table import Dims, Table, align
+from evenflow.predict.table import Dims, Table
 
 
 @final

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 from evenflow.predict.axes import Array, plain
+from evenflow.predict.expressions import Routed, as_scalar
 from evenflow.predict.fields import Field, Leaf, Made
-from evenflow.predict.pointwise import Routed, as_scalar
 from evenflow.predict.rules.positions import Maps, backward, copies, mapped, shares, windows
 from evenflow.predict.rules.registry import Context, NoRuleError, rule
 from evenflow.predict.scalar import Scalar

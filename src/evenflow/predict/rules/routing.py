@@ -24,8 +24,8 @@ import numpy as np
 import torch
 
 from evenflow.predict.axes import Array
+from evenflow.predict.expressions import as_scalar
 from evenflow.predict.fields import Field, Leaf
-from evenflow.predict.pointwise import as_scalar
 from evenflow.predict.rules.indexing import gathered, known_values
 from evenflow.predict.rules.linear import contraction
 from evenflow.predict.rules.registry import Context, NoRuleError, makes, rule

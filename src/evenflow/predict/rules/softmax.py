@@ -20,171 +20,22 @@ a saturated p holds back is simulated too.
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, final
 
 import numpy as np
 import torch
-from torch.utils.weak import WeakIdKeyDictionary
 
-from evenflow.predict.axes import Array, Axis, Indices, joined, plain
+from evenflow.predict.axes import Array
+from evenflow.predict.combine import align
 from evenflow.predict.fields import Field
 from evenflow.predict.pointwise import apply, product
+from evenflow.predict.rules.masks import Mask, averages, distinct_masks
 from evenflow.predict.rules.peaked import by_count, effective_ratio, log_sum, unsaturated
 from evenflow.predict.rules.reductions import summed
 from evenflow.predict.rules.registry import Context, NoRuleError, rule
 from evenflow.predict.rules.tied import Own, cotangent, labels_of, none_stands_out, own_of
-from evenflow.predict.table import Table, align
-
-MASKS = 64
-"""Masks remembered."""
-DIFFERENT = 8
-"""Masks of one batch that are told apart; Swin's shifted windows have four."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Mask:
-    """What a mask does to pairs of queries and keys.
-
-    Attributes:
-        queries, keys: Axes whose segments it needs.
-        seen: Σ a_ij over key segments, mean over query segments [S_q, S_k].
-        agree: Mean of a_ij a_i'j over pairs [C_q, S_k].
-        differ: Mean of a_ij a_i'j', j ≠ j' [C_q, S_k, S_k].
-        overlap: Mean of ω [C_q].
-        count: Mean number of keys [C_q].
-        left, right: Query segments of the pairs [C_q].
-
-    Where all queries see the same keys C_q is 1.
-    """
-
-    queries: Axis | None
-    keys: Axis
-    seen: Array
-    agree: Array
-    differ: Array
-    overlap: Array
-    count: Array
-    left: Indices
-    right: Indices
-
-
-def _graded(n: int) -> Axis:
-    """Positions 1, 1, 2, 4, 8, …: early ones of a causal sequence differ most."""
-    sizes, left = [], n
-    size = 1
-    while left > 0:
-        take = min(size, left) if left - size >= size else left
-        sizes.append(take)
-        left -= take
-        if len(sizes) > 1:
-            size *= 2
-    return Axis(tuple(sizes))
-
-
-_masks: dict[tuple[Any, ...], _Mask] = {}
-_parted: dict[tuple[Any, ...], list[tuple[float, torch.Tensor | None]]] = {}
-_names = WeakIdKeyDictionary()
-
-
-def _apart(keep: torch.Tensor | None) -> list[tuple[float, torch.Tensor | None]]:
-    """The different masks of a batch (padded samples, shifted windows), and the share of each.
-
-    More than :data:`DIFFERENT` of them count as one: what most of them let through.
-    """
-    if keep is None or keep.ndim < 3:
-        return [(1.0, keep)]
-    name = _name(keep)
-    if name not in _parted:
-        if len(_parted) > MASKS:
-            _parted.clear()
-        leading = tuple(slice(1) if stride == 0 else slice(None) for stride in keep.stride()[:-2])
-        flat = keep[leading].reshape(-1, *keep.shape[-2:])
-        each, counts = torch.unique(flat, dim=0, return_counts=True)
-        if len(each) > DIFFERENT:
-            _parted[name] = [(1.0, flat.float().mean(0) > 0.5)]
-        else:
-            shares = (counts.double() / counts.sum()).tolist()
-            _parted[name] = list(zip(shares, each.unbind(), strict=True))
-    return _parted[name]
-
-
-def _mask(keep: torch.Tensor | None, queries: Axis | None, keys: Axis) -> _Mask:
-    """Averages over the pairs of each class; without a mask all keys are seen."""
-    name = (None if keep is None else _name(keep), queries, keys)
-    if name not in _masks:
-        if len(_masks) > MASKS:
-            _masks.clear()
-        _masks[name] = _averaged(keep, queries, keys)
-    return _masks[name]
-
-
-def _name(keep: torch.Tensor) -> tuple[Any, ...]:
-    """What tells a mask from others: its shape and a digest of its entries."""
-    if keep not in _names:
-        distinct = keep[tuple(slice(1) if stride == 0 else slice(None) for stride in keep.stride())]
-        entries = np.packbits(distinct.contiguous().numpy())
-        _names[keep] = (tuple(keep.shape), tuple(distinct.shape), hashlib.sha1(entries.tobytes()).digest())
-    name: tuple[Any, ...] = _names[keep]
-    return name
-
-
-def _averaged(keep: torch.Tensor | None, queries: Axis | None, keys: Axis) -> _Mask:
-    n_q = 1 if queries is None else queries.n
-    if keep is None:
-        return _mask_averages(np.ones((n_q, keys.n), dtype=bool), queries, keys)
-    matrix = keep if keep.ndim > 1 else keep.reshape(1, -1)
-    visible = np.broadcast_to((matrix if matrix.shape[0] in (1, n_q) else matrix[:1]).numpy(), (n_q, keys.n))
-    if not (visible == visible[:1]).all():
-        if queries is not None:
-            queries = joined(_graded(n_q), queries)
-        keys = joined(_graded(keys.n), keys)
-    return _mask_averages(visible, queries, keys)
-
-
-def _mask_averages(visible: np.ndarray, axis: Axis | None, keys: Axis) -> _Mask:
-    queries = axis or plain(1)
-    pairs_of = slice(None) if axis else queries.agree
-    count = visible.sum(1)
-    a = visible / np.maximum(count, 1)[:, None]
-    q_of = np.repeat(np.arange(queries.segments), queries.sizes)
-    k_of = np.repeat(np.arange(keys.segments), keys.sizes)
-    to_q = (q_of[None] == np.arange(queries.segments)[:, None]).astype(float)
-    to_k = (k_of[:, None] == np.arange(keys.segments)).astype(float)
-    by_key = a @ to_k  # [T_q, S_k]
-    by_query = to_q @ a  # [S_q, T_k]
-    square = to_q @ (a**2 @ to_k)  # Σ_i Σ_j a_ij² [S_q, S_k]
-    sums = to_q @ by_key  # [S_q, S_k]
-    same = np.einsum("ai,ik,il->akl", to_q, by_key, by_key)  # Σ_i B_ik B_il
-    S = queries.segments
-    agree = np.zeros((queries.classes, keys.segments))
-    both = np.zeros((queries.classes, keys.segments, keys.segments))
-    for c in range(queries.classes):
-        left, right = queries.left[c], queries.right[c]
-        if c >= S * S:
-            agree[c], both[c] = square[left], same[left]
-        else:
-            agree[c] = (by_query[left] * by_query[right]) @ to_k
-            both[c] = np.outer(sums[left], sums[right])
-            if left == right:
-                agree[c] -= square[left]
-                both[c] -= same[left]
-    pairs = np.maximum(queries.counts, 1)
-    agree, both = agree / pairs[:, None], both / pairs[:, None, None]
-    overlap = agree.sum(1)
-    size = np.array(keys.sizes, float)
-    differ = both.copy()
-    differ[:, range(keys.segments), range(keys.segments)] -= agree
-    counts = np.outer(size, size) - np.diag(size)
-    differ = np.divide(differ, counts, out=np.zeros_like(differ), where=counts > 0)
-    mean_count = np.array([(to_q[s] * count).sum() / queries.sizes[s] for s in range(S)])
-    n = np.sqrt(np.maximum(mean_count[queries.left] * mean_count[queries.right], 1))
-    seen = sums / np.array(queries.sizes)[:, None]
-    agree = (agree / size)[pairs_of]
-    sides = queries.left[pairs_of], queries.right[pairs_of]
-    return _Mask(axis, keys, seen, agree, differ[pairs_of], overlap[pairs_of], n[pairs_of], *sides)
+from evenflow.predict.table import Table
 
 
 def _prepare(x: Field, dim: int) -> tuple[Table, int, int | None]:
@@ -228,7 +79,7 @@ class Softmax(Field):
                 np.ones_like(table.second) * (self.g is None),
                 np.ones_like(table.mean) * (self.g is None),
             )
-        if len(masks := _apart(self.x.keep)) == 1:
+        if len(masks := distinct_masks(self.x.keep)) == 1:
             return self._masked(table, masks[0][1], dim, query)
         dims, tables = align([self._masked(table, keep, dim, query) for _, keep in masks], self.shape)
         second, mean = (
@@ -238,7 +89,7 @@ class Softmax(Field):
         return Table(dims, np.asarray(second), np.asarray(mean))
 
     def _masked(self, table: Table, keep: torch.Tensor | None, dim: int, query: int | None) -> Table:
-        mask = _mask(keep, table.dims[query][0] if query is not None else None, table.dims[dim][0])
+        mask = averages(keep, table.dims[query][0] if query is not None else None, table.dims[dim][0])
         table = table.regroup(dim, 0, mask.keys)
         if query is not None and mask.queries is not None:
             table = table.regroup(query, 0, mask.queries)
@@ -252,13 +103,13 @@ class Softmax(Field):
                 self.shape,
             )
             if dims[dim][0] != mask.keys or (query is not None and dims[query][0] != mask.queries):
-                mask = _mask(keep, dims[query][0] if query is not None else None, dims[dim][0])
+                mask = averages(keep, dims[query][0] if query is not None else None, dims[dim][0])
                 table, g = (t.regroup(dim, 0, mask.keys) for t in (table, g))
                 if query is not None and mask.queries is not None:
                     table, g = (t.regroup(query, 0, mask.queries) for t in (table, g))
         return self._with(table, mask, dim, query, g)
 
-    def _with(self, table: Table, mask: _Mask, dim: int, query: int | None, g: Table | None) -> Table:
+    def _with(self, table: Table, mask: Mask, dim: int, query: int | None, g: Table | None) -> Table:
         keys, at = mask.keys, table.first_axis(dim)
         S = keys.segments
         second = np.moveaxis(table.second, at, -1)
@@ -306,7 +157,7 @@ class Softmax(Field):
         return Table(table.dims, np.moveaxis(stacked, -1, at), mean)
 
     def _cotangent(
-        self, g: Table, mask: _Mask, at: int, shape: list[int], agree: Array, differ: Array
+        self, g: Table, mask: Mask, at: int, shape: list[int], agree: Array, differ: Array
     ) -> tuple[Array, Array]:
         """Multiply by E of (g_j − Σ p_k g_k)(g'_j' − Σ p'_k g'_k)."""
         keys = mask.keys

@@ -31,8 +31,8 @@ import numpy as np
 import torch
 
 from evenflow.predict.axes import Array, plain
+from evenflow.predict.expressions import Expression
 from evenflow.predict.fields import Field, Leaf, Made, Sum, cross
-from evenflow.predict.pointwise import Expression
 from evenflow.predict.rules.peaked import effective_ratio, log_sum
 from evenflow.predict.rules.registry import Context
 from evenflow.predict.table import Table
@@ -209,7 +209,8 @@ def cotangent(
 
 def aligned_with(context: Context, e: Field) -> Field | None:
     """Σ_v e_v y_v of such a cotangent, also where the loss saw a part of the rows; None for others."""
-    from evenflow.predict.rules.views import Joined, padded, view
+    from evenflow.predict.rules.joining import Joined, padded
+    from evenflow.predict.rules.views import view
 
     found = context.made.get(("aligned", id(e)))
     if found is not None:
