@@ -19,7 +19,7 @@ class Skip(Remedy):
     name = "skip"
     causes: ClassVar = {CauseName.DEPTH_WITHOUT_SKIP: 1.0, CauseName.SATURATING_ACTIVATION: 0.4}
     symptoms: ClassVar = {Symptom.VANISHING_GRADIENT: 0.7}
-    reference = "He et al. 2016; De & Smith, NeurIPS 2020, section 3"
+    reference = "He et al. 2016; De & Smith, NeurIPS 2020 (SkipInit)"
     unless = "No layer has as many outputs as inputs."
 
     def patches(self, case: Case) -> Iterator[Patch]:
