@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import evenflow as ef
-from evenflow.fix.branches import branches
+from evenflow.fix.branches import BranchesError, branches
 from evenflow.fix.remedies.shut_branches import ShutBranches
 from evenflow.fix.remedy import Case
 from evenflow.surgery import Fixup
@@ -78,10 +78,20 @@ def test_fixup_is_for_nets_without_norms_and_makes_the_blocks_an_identity() -> N
     assert list(ShutBranches().patches(_case(plain))) == []
 
 
-def test_a_program_that_cannot_be_run_has_no_branches() -> None:
+def test_a_program_that_cannot_be_run_says_why_its_branches_are_not_known() -> None:
     def loss(model: nn.Module, batch: programs.Batch) -> Tensor:
-        raise ValueError("no")
+        raise ValueError("no such column")
 
     program = programs.program(lambda seed: nn.Sequential(_Block("sum"), nn.Linear(32, 4)))
     assert branches(_case(program)) == ["0.body"]
-    assert branches(_case(replace(program, loss=loss))) == []
+    with pytest.raises(BranchesError, match="ValueError: no such column"):
+        branches(_case(replace(program, loss=loss)))
+    (patch,) = ShutBranches().patches(_case(replace(program, loss=loss)))
+    assert not patch.touches
+    assert patch.describe().startswith("if the model has residual branches, try Fixup on them")
+    assert patch.describe().endswith("ValueError: no such column")
+
+
+def test_of_many_branches_the_first_is_named() -> None:
+    assert Fixup(("a", "b")).describe() == "residual branches at 'a' and 'b' start by Fixup"
+    assert Fixup(("a", "b", "c")).describe() == "residual branches at 'a' and 2 more start by Fixup"

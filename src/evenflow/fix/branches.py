@@ -9,12 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from evenflow.errors import EvenflowError
 from evenflow.fix.remedy import Case
 from evenflow.surgery.layers import is_any_layer
 
 _SUMS = frozenset({"add", "add_", "__add__", "__radd__", "__iadd__"})
 LEAST = 2
 """Layers of a branch: at fewer there is nothing to scale between them."""
+
+
+class BranchesError(EvenflowError):
+    """The residual branches of a program cannot be told; the text says what failed."""
 
 
 def branches(case: Case) -> list[str]:
@@ -24,8 +29,10 @@ def branches(case: Case) -> list[str]:
     itself, without a module around the branch, it is not found.
 
     Args:
-        case: Its program is built anew, and its first batch is run forward; where that fails, as it
-            may in the stand-in for a script, no branch is known.
+        case: Its program is built anew, and its first batch is run forward.
+
+    Raises:
+        BranchesError: That fails, as it may in the stand-in for a script.
     """
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         training = case.program.start(case.training.seed)
@@ -40,8 +47,8 @@ def branches(case: Case) -> list[str]:
             with watching:
                 for loss in training.losses.values():
                     loss(training.model, training.first_batch())
-        except Exception:
-            return []
+        except Exception as error:
+            raise BranchesError(f"{type(error).__name__}: {error}") from error
         finally:
             for handle in handles:
                 handle.remove()

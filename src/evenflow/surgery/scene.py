@@ -29,8 +29,15 @@ Where: TypeAlias = str | tuple[str, ...]
 
 
 def at(where: Where, word: str = "at") -> str:
-    """Where an edit is done, as the end of a text: `` at 'head'``; nothing if it is done everywhere."""
-    return "" if where == "*" else f" {word} {where!r}"
+    """Where an edit is done, as the end of a text: `` at 'head'``; nothing if it is done everywhere.
+
+    Of more than two globs the first is told, and how many there are besides.
+    """
+    if where == "*":
+        return ""
+    globs = (where,) if isinstance(where, str) else where
+    told = " and ".join(map(repr, globs)) if len(globs) <= 2 else f"{globs[0]!r} and {len(globs) - 1} more"
+    return f" {word} {told}"
 
 
 @final

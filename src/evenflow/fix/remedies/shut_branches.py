@@ -6,9 +6,12 @@ from collections.abc import Iterator
 from typing import ClassVar, final
 
 from evenflow.diagnose import CauseName, Symptom
-from evenflow.fix.branches import branches
+from evenflow.fix.branches import BranchesError, branches
 from evenflow.fix.remedy import NORMS, Case, Remedy
-from evenflow.surgery import Fixup, Patch
+from evenflow.surgery import Advice, Fixup, Patch
+
+NOT_SEEN = "they could not be looked for, since the first batch ended in"
+"""Why this remedy leaves it to a person."""
 
 
 @final
@@ -23,5 +26,14 @@ class ShutBranches(Remedy):
 
     def patches(self, case: Case) -> Iterator[Patch]:
         """See :class:`Remedy`."""
-        if not case.modules(*NORMS) and (found := branches(case)):
-            yield Patch([Fixup(tuple(found))])
+        if case.modules(*NORMS):
+            return
+        try:
+            found = branches(case)
+        except BranchesError as error:
+            yield Patch(
+                [Advice(f"if the model has residual branches, try Fixup on them; {NOT_SEEN} {error}")]
+            )
+        else:
+            if found:
+                yield Patch([Fixup(tuple(found))])
