@@ -14,7 +14,6 @@ random state is as before afterwards.
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,13 +29,13 @@ from torch.optim import Optimizer
 from evenflow.program import Figures, Program
 from evenflow.surgery import journal as journals
 from evenflow.surgery.adopt import adopt, become
+from evenflow.surgery.code import construction, written
 from evenflow.surgery.edit import Applicability, Edit
 from evenflow.surgery.errors import PatchError
 from evenflow.surgery.journal import Model, Snapshot
+from evenflow.surgery.operation import copied, operate, settle
 from evenflow.surgery.pieces.ambient import LossCalls
-from evenflow.surgery.printing import definitions, function, lines
-from evenflow.surgery.scene import Scene
-from evenflow.surgery.script import Names, Scope, Step, run
+from evenflow.surgery.script import Scope, Step, run
 
 VERSION = 1
 """Of the JSON; a patch of a later version is refused."""
@@ -112,12 +111,12 @@ class Patch:
         Raises:
             PatchError: An edit does not fit; nothing was changed.
         """
-        work = model if in_place else _copied(model)
+        work = model if in_place else copied(model)
         before = Snapshot(work, None if in_place else model)
         kept = list(journals.journals(work))
         try:
-            edited, _, _ = self._edit(work, inputs)
-            _settle(edited, before)
+            edited = operate(self.edits, self.seed, work, inputs).model
+            settle(edited, before)
             if in_place and edited is not model:
                 raise PatchError(
                     "The patch replaces the whole model, which cannot be done in place. "
@@ -149,28 +148,12 @@ class Patch:
         if kept[-1].patch != self.to_json():
             last = Patch.from_json(kept[-1].patch).describe()
             raise PatchError(f"The last patch on the model is another one: {last}. Undo that one first.")
-        work = model if in_place else _copied(model)
+        work = model if in_place else copied(model)
         kept = journals.journals(work)
         journals.keep(work, [])
         plain = journals.take_off(kept[-1])
         journals.keep(plain, kept[:-1])
         return plain
-
-    def _edit(self, work: Model, inputs: Any) -> tuple[Model, list[tuple[Edit, list[Step]]], bool]:
-        """(edited model, steps by edit, whether random numbers were drawn)."""
-        scene, scope = Scene(work, inputs), {"model": work, "inputs": inputs}
-        done: list[tuple[Edit, list[Step]]] = []
-        with _seeded(self.seed, work), torch.no_grad():
-            state = torch.get_rng_state()
-            for edit in self.edits:
-                scene.look_again(scope["model"])
-                steps: list[Step] = []
-                for one in edit.model_steps(scene):
-                    _carried_out(edit, one, scope)
-                    steps.append(one)
-                done.append((edit, steps))
-            drew = not torch.equal(state, torch.get_rng_state())
-        return scope["model"], done, drew
 
     # -------------------------------------------------------------- the other parts
 
@@ -208,7 +191,7 @@ class Patch:
             optimizer: Changed in place, unless the patch wants one of another class.
             in_place: Then change the class as well, for a script that goes on with it.
         """
-        for edit in self._on_optimizer:
+        for edit in self.on_optimizer:
             scope: Scope = {"optimizer": optimizer}
             run(list(edit.optimizer_steps()), scope)
             tuned: Optimizer = scope["optimizer"]
@@ -219,7 +202,7 @@ class Patch:
         return optimizer
 
     @property
-    def _on_optimizer(self) -> list[Edit]:
+    def on_optimizer(self) -> list[Edit]:
         """The edits in the order that an optimizer needs: a new one first, clipping last."""
         return sorted(self.edits, key=lambda edit: edit.rank)
 
@@ -335,52 +318,7 @@ class Patch:
         Raises:
             PatchError: An edit does not fit the model.
         """
-        if model is None:
-            return self._constructor()
-        kept = journals.journals(model)
-        if kept and kept[-1].patch == self.to_json():
-            model = self.undo(model)
-        names = Names()
-        edited, done, drew = self._edit(_copied(model), inputs)
-        body = [line for edit, steps in done for line in _commented(edit, lines(steps, names))]
-        if body and not _training(edited):
-            body.append("model.eval()")
-        if drew:
-            body = ["with torch.random.fork_rng():", *_indented([f"torch.manual_seed({self.seed})", *body])]
-        if body:
-            names.imports.add("import torch")
-            body = ["with torch.no_grad():", *_indented(body)]
-        measured = ", inputs" if any(edit.measures for edit in self.edits) else ""
-        parts = (
-            function("model", "Once the model is built: model = edit_model(model).", body, measured),
-            function("optimizer", "Once the optimizer is built.", self._lines("optimizer", names)),
-            function("loss", "A loss is a function of (model, batch).", self._lines("loss", names)),
-        )
-        imports, pieces = definitions(names)
-        text = ["from __future__ import annotations", "", *imports]
-        for block in [*pieces, *("\n".join(part) for part in parts if part)]:
-            text += ["", "", block]
-        advice = [f"# By hand: {edit.describe()}." for edit in self.edits if not edit.touches]
-        return "\n".join([*advice, *text]) + "\n"
-
-    def _lines(self, part: str, names: Names) -> list[str]:
-        found = []
-        for edit in self._on_optimizer if part == "optimizer" else self.edits:
-            steps: Iterator[Step] = getattr(edit, f"{part}_steps")()
-            found += _commented(edit, lines(list(steps), names))
-        return found
-
-    def _constructor(self) -> str:
-        kinds = sorted({type(edit).__name__ for edit in self.edits} | {"Patch"})
-        edits = "".join(f"    {edit!r},\n" for edit in self.edits)
-        seed = f", seed={self.seed}" if self.seed else ""
-        return (
-            f"from evenflow.surgery import {', '.join(kinds)}\n\n"
-            f"patch = Patch([\n{edits}]{seed})\n\n\n"
-            "def edit_model(model, inputs=None):\n    return patch.apply(model, inputs)\n\n\n"
-            "def edit_optimizer(optimizer):\n    return patch.tune(optimizer)\n\n\n"
-            "def edit_loss(loss):\n    return patch.loss(loss)\n"
-        )
+        return construction(self) if model is None else written(self, model, inputs)
 
     # ------------------------------------------------------------------------- JSON
 
@@ -452,76 +390,16 @@ def apply(model: Model, patch: Patch | str | os.PathLike[str], inputs: Any = Non
 # -------------------------------------------------------------------------- pieces
 
 
-def _copied(model: Model) -> Any:
-    try:
-        return copy.deepcopy(dict(model) if isinstance(model, Mapping) else model)
-    except Exception as error:
-        raise PatchError(
-            f"The model cannot be copied: {type(error).__name__}: {error}. "
-            "Patch it before its first forward pass, or use apply(model, in_place=True)."
-        ) from error
-
-
-@contextmanager
-def _seeded(seed: int, model: Model) -> Iterator[None]:
-    devices = {p.device for _, p in journals.parameters(model) if p.device.type == "cuda"}
-    with torch.random.fork_rng(devices=list(devices)):
-        torch.manual_seed(seed)
-        yield
-
-
-def _training(model: Model) -> bool:
-    roots = model.values() if isinstance(model, Mapping) else (model,)
-    return all(root.training for root in roots)
-
-
-def _settle(edited: Model, before: Snapshot) -> None:
-    """New modules are in training mode if the model is."""
-    if not before.modules or _was_training(before):
-        return
-    for module in journals.modules_of(edited):
-        if id(module) not in before.modules:
-            module.training = False
-
-
-def _was_training(before: Snapshot) -> bool:
-    return _training(before.root)
-
-
 def _added_to(model: Model, added: Sequence[str], role: str | None) -> dict[str, nn.Parameter]:
     by_name = dict(journals.parameters(model))
     names = [name for name in added if role is None or name.split(".", 1)[0] == role]
     return {name: by_name[name] for name in names if name in by_name}
 
 
-def _carried_out(edit: Edit, one: Step, scope: Scope) -> None:
-    """Run a step of an edit; what goes wrong in it is a misfit.
-
-    Raises:
-        PatchError: It went wrong.
-    """
-    try:
-        run([one], scope)
-    except Exception as error:
-        at = f" at {one.source}" if one.source else ""
-        raise PatchError(
-            f"{edit.name} does not fit this model{at}: {type(error).__name__}: {error}. "
-            "Expected a model on which the edit can be carried out; choose other places with where."
-        ) from error
-
-
 def _through(steps: list[Step], loss: Any) -> Any:
     scope: Scope = {"loss": loss}
     run(steps, scope)
     return scope["loss"]
-
-
-def _indented(body: list[str]) -> list[str]:
-    return [f"    {line}" for line in body]
-
-
-def _commented(edit: Edit, written: list[str]) -> list[str]:
-    return [f"# {edit.describe()}", *written] if written else []
 
 
 def _first_batch(program: Program, seed: int) -> Any:
