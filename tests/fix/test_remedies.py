@@ -160,3 +160,10 @@ def test_branches_that_are_shut_on_purpose_pass_the_screen() -> None:
     shut = screen(case, Patch([Reinitialise("he", gain=1e-3)]))
     assert shut is not None
     assert "decades through the net" in shut
+
+
+def test_other_units_of_inputs_pass_the_screen_though_gradients_are_in_others_too() -> None:
+    program = programs.sigmoid()
+    with torch.random.fork_rng(devices=[]):
+        case = Case(program, ef.check(program, confirm=False, seconds=0.1), program.start(0))
+    assert screen(case, Patch([StandardiseInput((0.0,), (1e4,))])) is None

@@ -217,13 +217,38 @@ class _Late(_Levels):
         return Course((level + 0.001 * seed,) * steps, None, 0.0)
 
 
-@pytest.mark.parametrize(("longest", "found"), [(400, [160]), (80, []), (0, [])])
+@pytest.mark.parametrize(("longest", "found"), [(4000, [400]), (300, [300]), (80, []), (0, [])])
 def test_where_nothing_is_confirmed_trials_are_longer_but_never_than_the_training(
     longest: int, found: list[int]
 ) -> None:
     outcome = searched(_Late(), (0, 1, 2), 40, Workers(), longest=longest)  # type: ignore[arg-type]
     assert [trial.steps for trial in outcome.patches] == found
-    assert max(trial.steps for trial in outcome.trials) == max(40, min(longest, 160))
+    assert max(trial.steps for trial in outcome.trials) == max(40, min(longest, 400))
+
+
+class _LosesFirst(_Levels):
+    """All gain in races and not after 40 steps; the most promising is the worst there, and the cure later."""
+
+    def __init__(self) -> None:
+        self.jobs: list[tuple[float | None, int, int]] = []
+
+    def _course(self, job: tuple[Patch | None, int, int]) -> Course:
+        patch, seed, steps = job
+        factor = None if patch is None else _factor(patch)
+        self.jobs.append((factor, seed, steps))
+        level = 1.0
+        if factor is not None:
+            level = 0.9 if steps < 40 else 1.1 + (factor == 2.0) * (1.0 if steps == 40 else -0.6)
+        return Course((level + 0.001 * seed,) * steps, None, 0.0)
+
+
+def test_longer_trials_are_of_the_most_promising_and_end_with_the_first_that_is_confirmed() -> None:
+    subject = _LosesFirst()
+    outcome = searched(subject, (0, 1, 2), 40, Workers(), longest=400)  # type: ignore[arg-type]
+    assert [(_factor(one.patch), one.steps) for one in outcome.patches] == [(2.0, 400)]
+    first = sum(steps == 400 and seed == 0 for _, seed, steps in subject.jobs)
+    assert first == 5  # the program as it is, and four patches
+    assert subject.jobs[-4:] == [(None, 1, 400), (None, 2, 400), (2.0, 1, 400), (2.0, 2, 400)]
 
 
 class _Rate(_Levels):

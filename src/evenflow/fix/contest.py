@@ -32,8 +32,9 @@ DOUBTFUL = 2
 second look makes a chance confirmation somewhat likelier than 2.5 %, at most twice."""
 GAINING = 2
 """Patches that duel from more than one seed, the best from the first."""
-LONGER = 4
-"""Length of the last trials of all, in trials, if nothing else was confirmed."""
+LONGER = 10
+"""Length of the last trials of all, in trials, if nothing else was confirmed: by default the whole
+training, for what learns late."""
 
 
 class Contest:
@@ -168,11 +169,26 @@ class Contest:
             if self.best is not None and self.best.patch.size >= best.patch.size:
                 return
 
-    def prolong(self, whole: int) -> None:
-        """The best of all in longer trials, at most as long as the whole training."""
+    def prolong(self, whole: int, promising: Sequence[Candidate]) -> None:
+        """The most promising and the best in longer trials, at most as long as the whole training.
+
+        Where nothing gained in short trials, what came out best there says little of what learns
+        late. Such trials are dear: the best from the first seed is tried from the others, and the
+        next only if it is not confirmed.
+        """
         longer = min(whole, LONGER * self.steps)
-        if longer > self.steps:
-            self.duel([again(one) for one in by_effect(self.trials)[:FINALISTS]], longer)
+        if longer <= self.steps:
+            return
+        tried = [trial.patch for trial in self.trials]
+        chosen = [one for one in promising if one.patch in tried][:PROMISING]
+        rest = (again(trial) for trial in by_effect(self.trials))
+        chosen += [one for one in rest if all(one.patch != other.patch for other in chosen)]
+        first = self.trainer.paired(chosen[:FINALISTS], self.seeds[:1], longer)
+        self.trials += first
+        for trial in _by_score(one for one in first if one.effect > 0)[:GAINING]:
+            self._replace(self.trainer.paired([again(trial)], self.seeds, longer))
+            if self.best is not None:
+                return
 
     def _replace(self, more: Iterable[Tried]) -> None:
         """Put trials from more seeds in the places of those from few."""

@@ -3,9 +3,9 @@
 A patch that cannot be applied says why. One that leaves a gradient NaN, infinite
 or zero everywhere is refuted. Where the alarm was about gradients that vanish or
 explode, so is one that makes their end-to-end gain worse, unless it shuts branches on
-purpose. Where it was that the early steps of a sequence are not felt, so is one that leaves
-it so: until a net feels them its loss stays where it is, and a short trial would see no
-difference.
+purpose, or standardises inputs or targets: then the gain is in other units. Where it was
+that the early steps of a sequence are not felt, so is one that leaves it so: until a net feels
+them its loss stays where it is, and a short trial would see no difference.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from evenflow.errors import EvenflowError
 from evenflow.fix.remedy import Case
 from evenflow.flow import Flow, Role
 from evenflow.measure.first import first_flows
-from evenflow.surgery import Fixup, InsertSkip, Patch
+from evenflow.surgery import Fixup, InsertSkip, Patch, StandardiseInput, StandardiseTarget
 
 WORSE = 0.5
 """Decades by which an end-to-end gain may be worse, for one draw of the weights moves it as well:
@@ -62,7 +62,7 @@ def screen(case: Case, patch: Patch) -> str | None:
                 return (
                     f"On one batch the loss feels {now:.0%} of the time steps, {was:.0%} without the patch."
                 )
-        elif case.symptoms & _ABOUT_GRADIENTS and not _starts_shut(patch):
+        elif case.symptoms & _ABOUT_GRADIENTS and not (_starts_shut(patch) or _rescales(patch)):
             was, now = _gain(before), _gain(flow)
             if now > was + WORSE:
                 return (
@@ -78,6 +78,11 @@ def _starts_shut(patch: Patch) -> bool:
         isinstance(edit, Fixup) or (isinstance(edit, InsertSkip) and edit.start == 0.0)
         for edit in patch.edits
     )
+
+
+def _rescales(patch: Patch) -> bool:
+    """Whether inputs or targets are in other units: then so are the gradients at the net's two ends."""
+    return any(isinstance(edit, (StandardiseInput, StandardiseTarget)) for edit in patch.edits)
 
 
 def _fault(flow: Flow) -> str | None:

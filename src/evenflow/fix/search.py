@@ -13,7 +13,7 @@ promising, one edit more at a time, for as long as the larger patch is confirmed
 Last its learning rate, if it sets one, is tried higher and lower.
 *Last resorts.* Where nothing is confirmed, doubtful gains are tried from more seeds, then the
 standard recipe whole, which is then shrunk edit by edit, then pairs of patches, then longer
-trials, for some cures show late.
+trials, up to the whole training, for some cures show late.
 *Proof.* What helps at first may harm in the end. So the best and a smaller one, or the second
 best, are trained to the end beside the program, and the next ones while none of these is better
 there; the check has trained the program to its end as well. If none is better, none is offered.
@@ -226,7 +226,8 @@ class _Search:
         if contest.best is None:
             self._try(self._pairs())
         if contest.best is None:
-            contest.prolong(self.whole)
+            contest.prolong(self.whole, self._candidates)
+            return  # growth of what shows late cannot be seen in trials of the usual length
         missed = 0
         while missed < MISSES and not self._is_dear() and (grown := self._grown()):
             missed = 0 if self._try(grown) else missed + 1
