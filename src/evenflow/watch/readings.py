@@ -52,6 +52,11 @@ class Readings:
         self.note(tensor, flag)
         return flag
 
+    def finite(self, tensor: Tensor) -> bool:
+        """Whether the tensor that was read last is this one, and finite."""
+        noted = self._latest
+        return noted is not None and noted[0] is tensor and noted[2] is False and noted[1] == tensor._version
+
     def note_gradient(self, gradient: Tensor, flag: Flag | None) -> None:
         """The gradient of a parameter was read."""
         if flag is False:

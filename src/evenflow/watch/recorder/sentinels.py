@@ -14,9 +14,11 @@ clipping spreads what is bad in one over all: where only they are bad, it is the
 owner.
 
 A healthy step, which nearly every one is, should cost little. What the figures of the
-step have read is not read again (:mod:`evenflow.watch.readings`). What a call sent is
-kept, and looked at only if the gradient it became part of turns out bad. PyTorch's own
-layers are visited once, when they return.
+step have read is not read again (:mod:`evenflow.watch.readings`), nor what went through a
+door before, nor the input of a layer that keeps nothing to itself (:data:`_TELLING`) and
+returned finite numbers. What a call sent is kept, and looked at only if the gradient it
+became part of turns out bad; of what is known to be fine, nothing is written down.
+PyTorch's own layers are visited once, when they return.
 
 Infinities can be meant: an attention mask is −∞ on purpose. What was bad in the
 same place of a healthy step is not held against a module.
@@ -40,6 +42,7 @@ from evenflow.trace.structure import differentiable, tensors_in
 from evenflow.watch.autograd import PARAMETER_NODE, in_backward, next_number
 from evenflow.watch.finite import Flag, bad, is_bad
 from evenflow.watch.norms import norms
+from evenflow.watch.ranks.placement import rank_and_size
 from evenflow.watch.readings import Readings
 from evenflow.watch.recorder.culprit import Culprit, Direction, Witness
 from evenflow.watch.recorder.eager import eager_only
@@ -49,6 +52,12 @@ _MOST_PASSES = 64
 _MOST_NODES = 16
 """Graph nodes of one call that are searched for its lower end. PyTorch's layers have up to four; a module
 that has more (an LSTM unrolled in Python) is judged by the gradients at its doors alone."""
+_TELLING = (
+    nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.LayerNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d,
+    nn.GroupNorm, nn.Identity, nn.Flatten,
+)  # fmt: skip
+"""Layers of which every entry that they read shows in the output if it is NaN or infinite: sums of products,
+in which ∞·0 is NaN, or entries as they are."""
 
 
 Place: TypeAlias = tuple[str, int, bool]
@@ -94,11 +103,20 @@ class Value:
     """A tensor with a gradient that went through a door: who returned it, who took it.
 
     What calls have sent to it is kept until it is known whether it matters.
+
+    Attributes:
+        returned_by: Calls that returned it.
+        taken_by: Calls that it entered.
+        sent: What calls sent back to it.
+        flag: Whether it is not finite.
+        version: Of what the flag is about; −1 if it was not read.
     """
 
     returned_by: list[Call] = field(default_factory=list)
     taken_by: list[Call] = field(default_factory=list)
     sent: list[tuple[Call, Tensor]] = field(default_factory=list)
+    flag: Flag = False
+    version: int = -1
 
     def judge(self) -> None:
         """Look at what calls have sent."""
@@ -158,6 +176,7 @@ class Sentinels:
         self._doors: list[_Door] = []
         self._values: dict[tuple[int, int], Value] = {}
         self._arrivals: list[tuple[Value, Flag]] = []
+        self._lower_ends: dict[str, tuple[type, int]] = {}
         self._gradients: list[tuple[int, list[str], Tensor]] = []
         self._asked = False
         self._passes = 0
@@ -184,7 +203,7 @@ class Sentinels:
                 name = ".".join(filter(None, (prefix, path)))
                 leaf = next(module.children(), None) is None
                 if leaf and path and _leaves_inputs(module):
-                    visit = self._timed(self._visitor(name))
+                    visit = self._timed(self._visitor(name, telling=type(module) in _TELLING))
                     self._handles.append(module.register_forward_hook(eager_only(visit), with_kwargs=True))
                     continue
                 enter = self._timed(self._enterer(name, leaf))
@@ -231,7 +250,7 @@ class Sentinels:
             call = self._opened(path, leaf, next_number(), again)
             if self._active:
                 for tensor in _floating(args, kwargs):
-                    self._look(call, tensor, entered=True, silent=again)
+                    self._write_down(call, self._look(call, tensor, entered=True, read=not again), True)
             self._stack.append(call)
             self._node_number = call.began
 
@@ -245,25 +264,28 @@ class Sentinels:
             tensors = _floating(output)
             again = in_backward()
             for tensor in tensors:
-                self._look(call, tensor, entered=False, silent=again)
+                self._write_down(call, self._look(call, tensor, entered=False, read=not again), False)
             if call.leaf and call.inputs:
                 self._watch_lower_end(call, tensors)
         self._node_number = next_number()
 
-    def _visitor(self, path: str) -> Callable[..., None]:
+    def _visitor(self, path: str, *, telling: bool) -> Callable[..., None]:
         """In place of both, for a layer that leaves its inputs as they are."""
 
         def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             again = in_backward()
             call = self._opened(path, True, self._node_number if self._stack else 0, again)
             if self._active:
-                for tensor in _floating(args, kwargs):
-                    self._look(call, tensor, entered=True, silent=again)
-                tensors = _floating(output)
-                for tensor in tensors:
-                    self._look(call, tensor, entered=False, silent=again)
-                if call.inputs:
-                    self._watch_lower_end(call, tensors)
+                entered, left = _floating(args, kwargs), _floating(output)
+                of_left = [self._look(call, tensor, entered=False, read=not again) for tensor in left]
+                fine = telling and bool(left) and all(flag is False for flag in of_left)
+                for tensor in entered:
+                    flag = self._look(call, tensor, entered=True, read=not again and not fine)
+                    self._write_down(call, flag, True)
+                for flag in of_left:
+                    self._write_down(call, flag, False)
+                if call.inputs and not self._watch_known_lower_end(call, entered, left):
+                    self._watch_lower_end(call, left)
             self._node_number = next_number()
 
         return hook
@@ -281,56 +303,94 @@ class Sentinels:
         self._ran.add(path)
         return Call(path, number, caller, self._passes - 1, began, leaf)
 
-    def _look(self, call: Call, tensor: Tensor, *, entered: bool, silent: bool) -> None:
-        if not silent:
-            self._doors.append(_Door(call, entered, self._readings.bad(tensor)))
+    def _look(self, call: Call, tensor: Tensor, *, entered: bool, read: bool) -> Flag:
+        """A tensor goes through a door; whether it is not finite, if it is to be ``read``."""
         node = tensor.grad_fn
         if node is None:
-            return
+            return self._readings.bad(tensor) if read else False
         key = (node._sequence_nr(), tensor.output_nr)
         value = self._values.get(key)
         if value is None:
             value = self._values[key] = Value()
-            self._readings.on_gradient(tensor, partial(self._arrived, value))
+            self._readings.on_gradient(tensor, partial(self._arrives, value))
         if entered:
             value.taken_by.append(call)
             call.inputs.add(key)
         else:
             value.returned_by.append(call)
+        if not read:
+            return False
+        if value.version != tensor._version:
+            value.flag, value.version = self._readings.bad(tensor), tensor._version
+        return value.flag
+
+    def _write_down(self, call: Call, flag: Flag, entered: bool) -> None:
+        if flag is not False:
+            self._doors.append(_Door(call, entered, flag))
 
     # --- on the way back ------------------------------------------------------
+
+    def _arrives(self, value: Value, gradient: Tensor) -> None:
+        """Not timed where the figures know that all is well, for that would take longer."""
+        if self._asked and self._readings.finite(gradient):
+            value.sent.clear()
+        else:
+            self._arrived(value, gradient)
 
     def _take_arrival(self, value: Value, gradient: Tensor) -> None:
         if self._active or self._values:
             flag = self._readings.bad(gradient)
-            self._arrivals.append((value, flag))
             if flag is False:  # so is all that was sent
                 value.sent.clear()
             else:
+                self._arrivals.append((value, flag))
                 value.judge()
             if not self._asked:
                 self._asked = True
-                engine: Any = torch.autograd.Variable._execution_engine
-                engine.queue_callback(self._timed(self._backward_ended))
+                self._ask()
+
+    def _ask(self) -> None:
+        engine: Any = torch.autograd.Variable._execution_engine
+        engine.queue_callback(self._timed(self._backward_ended))
 
     def _backward_ended(self) -> None:
         # Now, not later: what ranks add up would bring the bad numbers of others.
-        self._asked = False
+        asked, self._asked = self._asked, False
+        if asked and rank_and_size()[1] == 1:
+            self._ask()  # behind the figures, which then have read the gradients
+            return
         found = {
-            name: parameter.grad
+            name: gradient
             for name, parameter in self._parameters.items()
-            if parameter.grad is not None
-            and parameter.grad.layout is torch.strided
-            and not self._readings.finite_gradient(parameter.grad)
+            if (gradient := parameter.grad) is not None
+            and not self._readings.finite_gradient(gradient)
+            and gradient.layout is torch.strided
         }
         if found:
             self._gradients.append((self._passes - 1, list(found), norms(list(found.values()))))
+
+    def _watch_known_lower_end(self, call: Call, entered: Sequence[Tensor], left: Sequence[Tensor]) -> bool:
+        """If a layer's only output was made by a node right above its only input, as it was before."""
+        known = self._lower_ends.get(call.path)
+        if known is None or len(entered) != 1 or len(left) != 1:
+            return False
+        kind, place = known
+        node = left[0].grad_fn
+        if type(node) is not kind or node is None:
+            return False
+        children = node.next_functions
+        child, output = children[place] if place < len(children) else (None, 0)
+        if child is None or (child._sequence_nr(), output) not in call.inputs:
+            return False
+        self._listen(call, node, [(place, self._values[child._sequence_nr(), output])])
+        return True
 
     def _watch_lower_end(self, call: Call, outputs: Iterable[Tensor]) -> None:
         """Look at the gradients that leave the call's own part of the graph, besides those of its weights."""
         pending = [output.grad_fn for output in outputs if output.grad_fn is not None]
         pending = [node for node in pending if call.began <= node._sequence_nr() < PARAMETER_NODE]
         seen: list[Node] = []
+        ends: list[tuple[Node, list[int]]] = []
         while pending:
             node = pending.pop()
             if node in seen:
@@ -348,8 +408,14 @@ class Sentinels:
                 elif call.began <= number < PARAMETER_NODE:
                     pending.append(child)
             if below:
-                call.sent = False
-                node.register_hook(partial(self._take_sent, call, below))
+                self._listen(call, node, below)
+                ends.append((node, [place for place, _ in below]))
+        if len(ends) == len(call.inputs) == 1 and ends[0][0] is seen[0] and len(ends[0][1]) == 1:
+            self._lower_ends[call.path] = type(seen[0]), ends[0][1][0]
+
+    def _listen(self, call: Call, node: Node, below: Iterable[tuple[int, Value]]) -> None:
+        call.sent = False
+        node.register_hook(partial(self._take_sent, call, below))
 
     def _take_sent(
         self,
