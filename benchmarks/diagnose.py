@@ -5,6 +5,7 @@
     python benchmarks/diagnose.py --split open        the half that may be looked at
     python benchmarks/diagnose.py --only gan so-31    programs of such a name or kind
     python benchmarks/diagnose.py --origin fresh      those that were written blind: see diagnosis/fresh
+    python benchmarks/diagnose.py --origin matrix     controls with faults that chance chose
     python benchmarks/diagnose.py --misses FILE       what went wrong in the open half, and what was seen
     python benchmarks/diagnose.py --keep DIR          keep what evenflow saw of each program, and
     python benchmarks/diagnose.py --from DIR          judge that again by today's rules: no training, and
@@ -30,6 +31,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
+from typing import get_args
 
 import torch
 from rich.console import Console
@@ -40,7 +42,7 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.diagnosis.runner import Job, Way, outcomes, peers, records, subjects, written
 from benchmarks.diagnosis.scoring import Outcome, cause_table, summary, trial_table
-from benchmarks.diagnosis.subject import Subject
+from benchmarks.diagnosis.subject import Origin, Subject
 
 console = Console(width=max(100, Console().width))
 
@@ -104,6 +106,8 @@ def show(outcomes: list[Outcome]) -> None:
         ("corpus, all", _of(outcomes, None, {"corpus"})),
         ("our own controls and their faulty twins", _of(outcomes, None, {"control", "twin"})),
         ("fresh programs, written blind", _of(outcomes, None, {"fresh"})),
+        ("matrix, open half", _of(outcomes, "open", {"matrix"})),
+        ("matrix, held out", _of(outcomes, "held out", {"matrix"})),
         ("everything", outcomes),
     ):
         if not part:
@@ -160,7 +164,7 @@ def main() -> None:
     )
     parser.add_argument("--only", nargs="*", default=[], metavar="WORD")
     parser.add_argument("--split", choices=["open", "held out"])
-    parser.add_argument("--origin", nargs="*", default=[], choices=["corpus", "control", "twin", "fresh"])
+    parser.add_argument("--origin", nargs="*", default=[], choices=get_args(Origin))
     parser.add_argument("--seeds", type=int, metavar="N", help="at most so many seeds of each program")
     parser.add_argument("--peers", metavar="DIR", help="run the peers that were installed there too")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep there what evenflow saw")

@@ -24,6 +24,7 @@ from benchmarks.diagnosis import kept
 from benchmarks.diagnosis.case import cases
 from benchmarks.diagnosis.controls import controls
 from benchmarks.diagnosis.fresh import fresh
+from benchmarks.diagnosis.matrix import matrix
 from benchmarks.diagnosis.peers import PEERS
 from benchmarks.diagnosis.scoring import Outcome
 from benchmarks.diagnosis.subject import Subject
@@ -57,7 +58,7 @@ class Way:
 @cache
 def subjects() -> dict[str, Subject]:
     """Every program there is, by name."""
-    return {one.name: one for one in (*cases(), *controls(), *twins(), *twins_in_kind(), *fresh())}
+    return {one.name: one for one in (*cases(), *controls(), *twins(), *twins_in_kind(), *fresh(), *matrix())}
 
 
 def peers(folder: str | None) -> tuple[dict[str, Tool], list[str]]:
