@@ -52,6 +52,21 @@ def test_in_a_short_run_the_size_of_the_steps_decides_where_the_loss_cannot() ->
     assert not short(1e-6, scalars={"lr": lambda s: 1e-6 * (s + 1)}), "it warms up"
 
 
+def test_a_schedule_that_ends_long_before_the_run_does() -> None:
+    weight = Weight("2.weight", gradient=1e-2, update=lambda s: 1e-3 * 0.7**s)
+
+    def ends(rate: Any, floor: float = 2.0) -> bool:
+        loss = lambda s: floor + (2.3 - floor) * 0.8**s  # noqa: E731
+        return bool(alarms(run(200, weight, HEAD, loss=loss, scalars={"lr": rate}), RULE))
+
+    assert ends(lambda s: 1e-3 * 0.7**s)
+    assert not ends(lambda s: 1e-3 * 0.7**s, floor=1.0), "the loss has halved"
+    assert not ends(lambda s: 1e-3 * (1.0 + math.cos(math.pi * s / 200)))
+    assert not ends(lambda s: 1e-3 * 0.1 ** max(s // 50 - 1, 0)), (
+        "divided by ten at a half and three quarters"
+    )
+
+
 def _squares(model: nn.Module, target: Tensor, x: Tensor) -> bool:
     """Whether tiny steps are an alarm, where the loss is a mean squared error."""
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from evenflow.diagnose import CauseName, Severity
+from evenflow.diagnose import CauseName, Severity, diagnose
+from evenflow.measure import measure
 from tests.diagnose.runs import ADAM, Weight, run
-from tests.diagnose.training import alarms, classify, found, only
+from tests.diagnose.training import alarms, classify, found, only, train
 
 RULE = "EF607"
 
@@ -42,3 +45,26 @@ def test_small_gradients_that_adam_hides_are_healthy() -> None:
         loss=lambda output, labels: 1e-4 * torch.nn.functional.cross_entropy(output, labels),
     )
     assert alarms(made, "EF6") == []
+
+
+def _offset(epsilon: float) -> list[Severity]:
+    """Targets of mean 3 and variance 1: a bias brings the loss from 10 to 1, the inputs from there to 0."""
+    x = torch.randn(256, 16)
+    wanted = 3.0 + x[:, :1]
+    model = nn.Linear(16, 1)
+    with torch.no_grad():
+        model.weight.zero_()
+
+    def squares(output: Tensor, target: Tensor) -> Tensor:
+        return F.mse_loss(output, target)
+
+    first = measure(model, x, lambda output: squares(output, wanted))
+    bias = {"params": [model.bias], "lr": 0.1, "eps": 1e-8}
+    optimizer = torch.optim.Adam([bias, {"params": [model.weight]}], lr=0.1, eps=epsilon)
+    made = train(model, optimizer, (x, wanted), squares, steps=100, batch=0)
+    return [one.severity for one in diagnose(made, select=(RULE,), first={"": first}).findings]
+
+
+def test_a_squared_error_that_comes_down_to_the_variance_of_its_targets_suffers() -> None:
+    assert _offset(1e3) == [Severity.WARNING]
+    assert _offset(1e-8) == []

@@ -104,10 +104,15 @@ def _measured(control: str) -> dict[str, Any]:
     return measured(replace(one, steps=min(one.steps, LONGEST)).program(), 0)
 
 
+def known() -> dict[str, dict[str, Any]]:
+    """What was measured bare, by pair."""
+    found: dict[str, dict[str, Any]] = json.loads(FACTS.read_text("utf-8")) if FACTS.exists() else {}
+    return found
+
+
 def matrix() -> list[Subject]:
     """All pairs that are faulty or near misses, as the benchmark takes them."""
-    known: dict[str, dict[str, Any]] = json.loads(FACTS.read_text("utf-8")) if FACTS.exists() else {}
-    return [_subject(name, facts) for name, facts in known.items() if facts["kind"] != "neither"]
+    return [_subject(name, facts) for name, facts in known().items() if facts["kind"] != "neither"]
 
 
 def _subject(name: str, facts: dict[str, Any]) -> Subject:

@@ -8,7 +8,7 @@ from multiprocessing import get_context
 from typing import Any
 
 import torch
-from benchmarks.diagnosis.matrix import FACTS, draw, facts_of
+from benchmarks.diagnosis.matrix import FACTS, draw, facts_of, known
 
 
 def _written(found: dict[str, dict[str, Any]], names: list[str]) -> None:
@@ -22,20 +22,20 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="draw, and freeze what is measured of new pairs")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="in so many processes")
     asked = parser.parse_args()
-    known = json.loads(FACTS.read_text("utf-8")) if FACTS.exists() else {}
-    every = draw() if asked.write else list(known)
+    before = known()
+    every = draw() if asked.write else list(before)
     chosen = [name for name in every if not asked.words or any(word in name for word in asked.words)]
     if asked.write:
-        chosen = [name for name in chosen if name not in known]
+        chosen = [name for name in chosen if name not in before]
     wrong = 0
     with get_context("spawn").Pool(asked.jobs, torch.set_num_threads, (1,)) as pool:
         for name, facts in pool.imap_unordered(facts_of, chosen):
-            same = all(known.get(name, {}).get(key) == facts[key] for key in ("kind", "symptoms"))
+            same = all(before.get(name, {}).get(key) == facts[key] for key in ("kind", "symptoms"))
             wrong += not (same or asked.write)
             print("ok" if same or asked.write else "!!", name, facts, flush=True)
             if asked.write:
-                known[name] = facts
-                _written(known, every)
+                before[name] = facts
+                _written(before, every)
     if wrong:
         raise SystemExit(f"{wrong} pairs are not as they were")
 

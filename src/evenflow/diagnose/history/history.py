@@ -178,6 +178,18 @@ class History:
             guessing = self.variance
         return any(curve.learned and curve.end < guessing for curve in curves)
 
+    def gained(self, curve: LossCurve) -> float:
+        """The share by which a loss came down; a squared error from what the mean of its targets costs.
+
+        A cross-entropy starts near the cost of guessing. A squared error starts above the
+        variance of its targets by whatever the first output is off, and coming down to it
+        means nothing but that the output's bias was learned: 1 − loss/variance is the
+        coefficient of determination R².
+        """
+        if self.variance is None or not 0.0 < self.variance < curve.start:
+            return curve.relative_fall
+        return 1.0 - curve.end / self.variance
+
     @cached_property
     def is_adversarial(self) -> bool:
         """Whether several roles have losses of their own: one may win by another's losing."""

@@ -122,7 +122,7 @@ def _kept(history: History, role: str) -> tuple[str, float, float] | None:
 
 def _finding(history: History, role: str, share: float, kept: float) -> Finding:
     try:
-        suffers = history.loss(role).relative_fall < SUFFERS.value
+        suffers = history.gained(history.loss(role)) < SUFFERS.value
     except CannotJudgeError:
         suffers = False
     cause = _cause(share, kept)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, final
 
-from evenflow.diagnose.finding import CauseName, Evidence, Finding, Severity, Symptom
+from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Severity, Symptom
 from evenflow.diagnose.glossary import remedies
 from evenflow.diagnose.limits import CHANCE, FLAT, PATIENCE, SMALL_UPDATE
 from evenflow.diagnose.rule import Page, RunRule, Threshold
@@ -34,6 +34,19 @@ TO_GO = Threshold(
     "times the steps taken that are still needed at least, at the speed of first order",
     "a judgement: who plans for a tenth of the steps has chosen another learning rate",
 )
+WASTED = Threshold(
+    0.01,
+    "of all that the learning rates of a run add up to, that those of its second half come to at most",
+    "a judgement: a cosine to zero leaves its second half .18, a straight line .25, a division by ten "
+    "at a half and at three quarters .05",
+)
+LEARNED = Threshold(
+    0.5,
+    "of its starting level that the loss has fallen by at most, where the schedule ended too early",
+    "a judgement, the same as in EF607: a training that halves its loss does not suffer",
+)
+ENDED = 0.8
+"""Confidence that a schedule which ended early is why the loss got no further (as of steps that are tiny)."""
 
 
 @final
@@ -45,7 +58,7 @@ class LearningRateTooLow(RunRule):
     symptom = Symptom.LOSS_NOT_DECREASING
     summary = "Updates are tiny and the loss falls slowly along a straight line."
     causes = (CauseName.LEARNING_RATE_TOO_LOW,)
-    thresholds = (SLOW, STEADY, TO_GO, SHORTEST, PATIENCE, SMALL_UPDATE, FLAT, CHANCE)
+    thresholds = (SLOW, STEADY, TO_GO, SHORTEST, WASTED, LEARNED, PATIENCE, SMALL_UPDATE, FLAT, CHANCE)
     page = Page(
         what="""\
 The loss falls at every step by the same small amount. Nothing is wrong with the model:
@@ -65,7 +78,9 @@ step; the loss fell, but by less than a fifth, and the second half of the steps
 contributed its part, so that it is no plateau; ten times the steps taken are still
 needed at least. In fewer than fifty steps a slow fall cannot be told from none, so there the
 size of the steps alone decides, five hundred such steps must be needed, and the learning
-rate must not be on its way up. A classifier that starts well below ln C, or a squared error
+rate must not be on its way up. A schedule has come down too early if the learning rates of the
+second half add up to less than a hundredth of all, over fifty steps or more, and the loss has
+not halved. A classifier that starts well below ln C, or a squared error
 that starts below the variance of its targets, is being fine-tuned: tiny steps are its recipe.""",
         remedies="""\
 Multiply the learning rate by 10 until updates are about a thousandth of the weights,
@@ -84,14 +99,41 @@ or use Adam, whose steps do not depend on the gradient's size.""",
         for role in history.learners[:1]:
             curve = history.loss(role, at_least=int(SHORTEST.value))
             if curve.first_unsound is None and not is_fine_tuning(history, role, curve):
-                yield from _judge(history, role, curve)
+                yield from _ended_early(history, role, curve) or _judge(history, role, curve)
+
+
+def _ended_early(history: History, role: str, curve: LossCurve) -> list[Finding]:
+    """Whether the schedule was at its end long before the run was; empty if not."""
+    import numpy as np
+
+    rate = history.scalar("lr", role)
+    if rate is None or len(curve) < PATIENCE.value or history.gained(curve) >= LEARNED.value:
+        return []
+    known = rate.values[np.isfinite(rate.values)]
+    share = float(known[len(known) // 2 :].sum() / known.sum()) if known.sum() > 0.0 else 1.0
+    if share >= WASTED.value:
+        return []
+    text = (
+        f"The learning rate fell from {number(float(known.max()))} to {number(float(known[-1]))}, and the "
+        f"second half of the steps has {percent(share)} of all that it adds up to."
+    )
+    cause = Cause(CauseName.LEARNING_RATE_TOO_LOW, ENDED, text)
+    return [
+        _finding(
+            curve,
+            f"The schedule ended too early: half of the {len(curve)} steps did nothing, and the loss fell by "
+            f"{percent(max(curve.relative_fall, 0.0))}, to {number(curve.end)}.",
+            cause,
+            Evidence(text, share, WASTED.value),
+        )
+    ]
 
 
 def _judge(history: History, role: str, curve: LossCurve) -> Iterator[Finding]:
     from evenflow.diagnose.suspects import steps_too_small
 
     short = len(curve) < PATIENCE.value
-    if not curve.relative_fall < SLOW.value or (short and _warms_up(history, role)):
+    if not history.gained(curve) < SLOW.value or (short and _warms_up(history, role)):
         return
     if not short and (curve.fall < 0.0 or curve.drift < STEADY.value * curve.fall):
         return
@@ -100,15 +142,24 @@ def _judge(history: History, role: str, curve: LossCurve) -> Iterator[Finding]:
     cause = steps_too_small(history, role, curve, TO_GO.value)
     if cause is None:
         return
-    yield Finding(
+    yield _finding(
+        curve,
+        f"In {len(curve)} steps the loss fell by {percent(max(curve.relative_fall, 0.0))}, from "
+        f"{number(curve.start)} to {number(curve.end)}: the steps are too small.",
+        cause,
+        Evidence(cause.evidence),
+    )
+
+
+def _finding(curve: LossCurve, message: str, cause: Cause, evidence: Evidence) -> Finding:
+    return Finding(
         code=LearningRateTooLow.code,
         symptom=Symptom.LOSS_NOT_DECREASING,
         severity=Severity.WARNING,
         site=curve.name,
-        message=f"In {len(curve)} steps the loss fell by {percent(max(curve.relative_fall, 0.0))}, from "
-        f"{number(curve.start)} to {number(curve.end)}: the steps are too small.",
+        message=message,
         causes=(cause,),
-        evidence=(Evidence(cause.evidence),),
+        evidence=(evidence,),
         remedies=remedies((cause,)),
     )
 

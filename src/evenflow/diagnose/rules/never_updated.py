@@ -203,12 +203,12 @@ def _suffers(history: History, role: str) -> bool:
         curve = history.loss(role)
     except CannotJudgeError:
         return False
-    learns = curve.relative_fall >= SUFFERS.value or is_fine_tuning(history, role, curve)
+    learns = history.gained(curve) >= SUFFERS.value or is_fine_tuning(history, role, curve)
     return role in history.learners and not learns
 
 
 def _falls(history: History, role: str) -> bool:
     try:
-        return history.loss(role).relative_fall >= SUFFERS.value
+        return history.gained(history.loss(role)) >= SUFFERS.value
     except CannotJudgeError:
         return False

@@ -123,7 +123,7 @@ def _cause(history: History, role: str, found: dict[str, float]) -> Cause:
 
 def _finding(history: History, role: str, found: dict[str, float], judged: int) -> Finding:
     try:
-        suffers = role in history.learners and history.loss(role).relative_fall < SUFFERS.value
+        suffers = role in history.learners and history.gained(history.loss(role)) < SUFFERS.value
     except CannotJudgeError:
         suffers = False
     name = min(found, key=lambda one: found[one])

@@ -64,7 +64,7 @@ and undo it when predicting; or start with a BatchNorm over the inputs.""",
 
         for role in history.learners[:1]:
             curve = history.loss(role)
-            if curve.relative_fall >= SUFFERS.value:
+            if history.gained(curve) >= SUFFERS.value:
                 continue
             found = (unscaled_input(history), unscaled_target(history, curve))
             causes = tuple(cause for cause in found if cause is not None)

@@ -110,6 +110,6 @@ def _finding(history: History, found: dict[str, float]) -> Finding:
 
 def _suffers(history: History) -> bool:
     try:
-        return any(history.loss(role).relative_fall < SUFFERS.value for role in history.learners)
+        return any(history.gained(history.loss(role)) < SUFFERS.value for role in history.learners)
     except CannotJudgeError:
         return False

@@ -84,7 +84,7 @@ def _judge(history: History, role: str) -> Iterator[Finding]:
     names = history.parameters(role, matrices=True)
     rate = history.scalar("lr", role)
     decay = history.setting(role, "weight_decay") or 0.0
-    if not names or rate is None or curve.relative_fall >= SUFFERS.value:
+    if not names or rate is None or history.gained(curve) >= SUFFERS.value:
         return
     weights, updates = history.of(Role.PARAMETER, names), history.of(Role.UPDATE, names)
     taken = on_steps(rate, history.steps)[:, None] * decay * weights
