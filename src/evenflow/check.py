@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 import torch
 
 from evenflow.diagnose import diagnose
+from evenflow.diagnose.consequence import as_it_came
 from evenflow.diagnose.finding import Diagnosis, Finding, Severity, Skipped
 from evenflow.flow import Flow, Run
 from evenflow.measure import measure
@@ -177,7 +178,7 @@ def judged(
     select, ignore = tuple(select), tuple(ignore)
     first = [diagnose(flow, select=select, ignore=ignore) for flow in flows.values()]
     trained = diagnose(run, select=select, ignore=ignore, first=flows)
-    said = [*(_without_passed(one, trained) for one in first), trained]
+    said = [*(as_it_came(_without_passed(one, trained), trained, run, flows) for one in first), trained]
     return Report(next(iter(flows.values())), _joined(said), run=run, flows=flows)
 
 

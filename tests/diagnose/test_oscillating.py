@@ -82,7 +82,8 @@ def test_a_loss_that_comes_down_by_long_detours() -> None:
     assert _detours(swing=0.0, noise=0.6) == [], "however small the batches are"
     assert _detours(swing=0.03, noise=0.05) == [], "the edge of stability: mild"
     assert _detours(swing=0.3, noise=0.05, period=400.0) == [], "once is a catapult"
-    assert _detours(swing=0.3, noise=0.05, update=5e-4) == [], "steps are small: the data come in an order"
+    assert _detours(swing=0.3, noise=0.05, update=8e-4) == [CauseName.LEARNING_RATE_TOO_HIGH], "20 x .8 %"
+    assert _detours(swing=0.3, noise=0.05, update=4e-4) == [], "steps are small: the data come in an order"
 
 
 @pytest.mark.parametrize("deviation", [0.1, 1.0])

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 from torch import Tensor, nn
 
 from evenflow.diagnose import CauseName, Severity, diagnose
 from evenflow.flow import Flow
 from tests.diagnose.chains import Op, chain
 from tests.diagnose.judging import only, silent, top
-from tests.diagnose.programs import Loop, batch, classify, glorot, wide
+from tests.diagnose.programs import Loop, Program, batch, classify, glorot, wide
 from tests.diagnose.programs import mlp as network
 
 RULE = "EF201"
@@ -99,3 +100,21 @@ def test_without_the_shares_the_rule_says_that_it_cannot_judge() -> None:
     diagnosis = diagnose(blind, select=RULE)
     assert diagnosis.findings == ()
     assert diagnosis.skipped[0].reason == "the Flow does not say which share of each activation is saturated"
+
+
+def test_a_loss_of_derivatives_does_not_make_a_gate_of_a_tanh() -> None:
+    class Slope(nn.Module):
+        def __init__(self, period: float) -> None:
+            super().__init__()
+            self.net, self.period = network(3, nn.Tanh, inputs=1, outputs=1), period
+
+        def forward(self, x: Tensor) -> Tensor:
+            t = (self.period * x).requires_grad_()
+            y = self.net(t)
+            (slope,) = torch.autograd.grad(y.sum(), t, create_graph=True)
+            (bend,) = torch.autograd.grad(slope.sum(), t, create_graph=True)
+            return y + slope + bend
+
+    times = torch.rand(64, 1)
+    assert only(Program(Slope(1000.0), times, lambda y: y.square().mean()), RULE).site == "net.1"
+    assert silent(Program(Slope(1.0), times, lambda y: y.square().mean()), RULE)

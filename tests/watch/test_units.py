@@ -69,6 +69,8 @@ def test_micro_batches_share_the_least_dead_units_and_the_mean_of_the_saturated(
     assert shares["1"] == (0.0, None), "the second unit wakes in the second micro-batch"
     assert shares["3"] == (None, pytest.approx((1.0 + 0.5) / 2))
     assert _shares(model, [up])["1"] == (0.5, None)
+    one = torch.tensor([[-1.0]])
+    assert _shares(model, [up, one])["3"] == (None, pytest.approx(2 / 3)), "the larger pass counts for more"
 
 
 def test_updates_that_rounding_swallows_are_counted_in_short_formats() -> None:

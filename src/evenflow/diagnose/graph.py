@@ -136,8 +136,15 @@ class OpGraph:
         return self._feeds_layer.get(row.order, False)
 
     def is_gate(self, order: int) -> bool:
-        """Whether an output is multiplied with another signal before anything else is done to it."""
-        for consumer in self.consumers.get(order, ()):
+        """Whether an output is multiplied with another signal before anything else is done to it.
+
+        What a loss of derivatives multiplies (tanh' is 1 − tanh²) is no signal that a gate lets through.
+        """
+        consumers = self.consumers.get(order, ())
+        derivative = f"{self.gradients[order].site.op}_backward"
+        if any(self.gradients[consumer].site.op == derivative for consumer in consumers):
+            return False
+        for consumer in consumers:
             op, others = self.gradients[consumer].site.op, [o for o in self.inputs[consumer] if o != order]
             if op in _PRODUCTS and any(not self._is_scale(other) for other in others):
                 return True

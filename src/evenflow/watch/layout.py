@@ -82,7 +82,8 @@ class Layout:
     def rows(self, matrix: Rows) -> Rows:
         """Moments and shares of each row of the Flow; NaN where it has none.
 
-        What is dead in all micro-batches is dead in each: the least share bounds it.
+        What is dead in all micro-batches is dead in each: the least share bounds it. A share of
+        entries counts by how many there are, for passes of one step may differ in size.
         """
         found = np.full((len(self.entries), matrix.shape[1]), np.nan)
         if len(self.parts):
@@ -90,8 +91,8 @@ class Layout:
             found[self.filled, :COLUMNS] = merge(parts[:, :COLUMNS], self.starts)
             dead, saturated = parts[:, COLUMNS:].T
             found[self.filled, COLUMNS] = np.fmin.reduceat(dead, self.starts)
-            lengths = np.diff(self.starts, append=len(parts))
-            found[self.filled, COLUMNS + 1] = np.add.reduceat(saturated, self.starts) / lengths
+            whole = np.maximum(np.add.reduceat(parts[:, 0], self.starts), 1.0)
+            found[self.filled, COLUMNS + 1] = np.add.reduceat(saturated * parts[:, 0], self.starts) / whole
         return found
 
 

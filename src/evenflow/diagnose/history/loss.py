@@ -61,12 +61,14 @@ class Swings:
             about 0 of noise that each batch makes anew, whatever its size.
         error: Standard error of ``carried`` for such noise, 1/√n (Bartlett 1946).
         rises: How often the level rose by three quarters of ``size`` after it had fallen as much.
+        turn: Steps from one turn of the level to the next, on average; infinite without a rise.
     """
 
     size: float
     carried: float
     error: float
     rises: int
+    turn: float
 
 
 @final
@@ -163,7 +165,9 @@ class LossCurve:
         power = float(about @ about)
         carried = float(about[1:] @ about[:-1]) / power if power > 0.0 else 0.0
         size = float(high - low)
-        return Swings(size, carried, 1.0 / math.sqrt(late.size), _rises(_smooth(late), 0.75 * size))
+        rises = _rises(_smooth(late), 0.75 * size)
+        turn = late.size / (2.0 * rises) if rises else math.inf
+        return Swings(size, carried, 1.0 / math.sqrt(late.size), rises, turn)
 
     @cached_property
     def middle_of_second_half(self) -> float:

@@ -85,7 +85,7 @@ gradient by its norm.""",
     def check_run(self, history: History) -> Iterator[Finding]:
         """See :class:`~evenflow.diagnose.rule.RunRule`."""
         for role in history.learners[:1]:
-            steps, ratios = _ratios(history, role)
+            steps, ratios = over_weights(history, role)
             curve = history.loss(role, at_least=SHORTEST)
             if not (ratios > OUTWEIGHS.value).any():
                 return
@@ -107,7 +107,7 @@ def _set_back(curve: LossCurve, step: int) -> bool:
     return level > 0.0 and float(np.median(after)) > SET_BACK.value * level
 
 
-def _ratios(history: History, role: str) -> tuple[Integers, Floats]:
+def over_weights(history: History, role: str) -> tuple[Integers, Floats]:
     """The steps of which both norms are finite, and gradient over weights there."""
     import numpy as np
 

@@ -86,7 +86,8 @@ Where the level does come down, what the loss does around the best curve that on
 (isotonic regression) must be proved to be no noise: batches drawn anew make movements that
 are independent from step to step, however small the batches are, and swings of the weights
 are not. They must be wide against the level that training began at, the mild ones at the edge
-of stability are not, come back three times, and some update must be larger than usual.""",
+of stability are not, come back three times, and steps must be able to make them: some update is
+larger than usual, or as many as lie between one turn and the next may add up to a tenth of the weights.""",
         remedies="""\
 Divide the learning rate by 10 and warm it up; standardise inputs and targets; clip the
 gradient by its norm; use larger batches if noise remains.""",
@@ -143,7 +144,7 @@ def _wanders(history: History, role: str, curve: LossCurve) -> bool:
         and found.carried > max(CARRIED.value, CHANCE.value * found.error)
         and found.rises >= HABIT.value
         and largest is not None
-        and largest > 10.0 * USUAL_UPDATE.value
+        and (largest > 10.0 * USUAL_UPDATE.value or largest * found.turn > LARGE_UPDATE.value)
     )
 
 
