@@ -11,8 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from evenflow.flow import Role
-from evenflow.predict.rules.euler import multiple
+from evenflow.predict.expressions import Term
+from evenflow.predict.fields import Leaf
+from evenflow.predict.rules.euler import multiple, projected
 from evenflow.predict.scalar import VARIABLE, Scalar, times
+from evenflow.predict.table import independent
 
 WIDTH = 96
 SMALL = ("pow", "mean", "rsqrt")
@@ -47,6 +50,8 @@ def squared_relu(x: Tensor) -> Tensor:
         (F.relu, True, 0.1),
         (F.relu, False, 0.1),
         (F.leaky_relu, True, 1e-6),
+        (F.gelu, True, 1e-6),
+        (torch.tanh, True, 1e-6),
     ],
 )
 @pytest.mark.parametrize("shape", [(16, WIDTH), (4, 6, WIDTH)])
@@ -66,15 +71,40 @@ def test_a_size_that_the_next_norm_takes_out(
     assert worst(small, sigmas=3)[1] < 0.03, small
 
 
+@pytest.mark.parametrize("op", [F.gelu, torch.tanh])
+def test_what_is_left_is_orthogonal(op: Callable[[Tensor], Tensor]) -> None:
+    """Of u φ'(u), less its multiple of φ(u), on drawn entries."""
+    slope, value = scaled_slope(op)
+    u = Leaf(independent((4, 50_000), 1.7))
+    found = projected(Term(1.0, ((u, slope),)), Term(1.0, ((u, value),)))
+    assert found is not None
+    drawn = torch.randn(200_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 1.7**0.5
+    left = sum(term.factor * torch.stack([f(drawn) for _, f in term.functions]).prod(0) for term in found[1])
+    assert isinstance(left, Tensor)
+    cosine = left @ value(drawn) / (left.norm() * value(drawn).norm())
+    assert abs(cosine) < 4 / 200_000**0.5
+    assert slope(drawn) @ value(drawn) / (slope(drawn).norm() * value(drawn).norm()) > 0.8
+
+
+def test_other_fields_have_no_multiple() -> None:
+    """Functions of different tensors."""
+    u, v = (Leaf(independent((4, 8), 1.0)) for _ in range(2))
+    assert projected(Term(1.0, ((u, VARIABLE),)), Term(1.0, ((v, VARIABLE),))) is None
+
+
+def scaled_slope(op: Callable[[Tensor], Tensor]) -> tuple[Scalar, Scalar]:
+    """The functions u φ'(u) and φ(u)."""
+
+    def slope(u: Tensor) -> Tensor:
+        v = u.detach().requires_grad_()
+        return torch.autograd.grad(op(v).sum(), v)[0]
+
+    slope.__qualname__ = f"slope of {op}"  # its name in the memory of expectations
+    return times(Scalar(slope, (VARIABLE,)), VARIABLE), Scalar(op, (VARIABLE,))
+
+
 def test_multiples() -> None:
     """The product u φ'(u) is a multiple of φ(u) for powers of rectifiers and for nothing else."""
-
-    def scaled_slope(op: Callable[[Tensor], Tensor]) -> tuple[Scalar, Scalar]:
-        def slope(u: Tensor) -> Tensor:
-            v = u.detach().requires_grad_()
-            return torch.autograd.grad(op(v).sum(), v)[0]
-
-        return times(Scalar(slope, (VARIABLE,)), VARIABLE), Scalar(op, (VARIABLE,))
 
     powers: dict[Callable[[Tensor], Tensor], float] = {
         F.relu: 1.0,

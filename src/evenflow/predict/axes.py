@@ -24,6 +24,7 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -277,3 +278,13 @@ def averaging(axis: Axis) -> tuple[Array, Array]:
         over_second[a, segments**2 + a] = 1 / axis.n
     over_first = over_second[:, axis.swapped]
     return over_first[axis.right], over_second[axis.left]
+
+
+def agreeing(axes_of: Sequence[Axis], at: Iterable[int]) -> npt.NDArray[np.bool_]:
+    """Which pair classes [C_1, …, C_A] agree on the axes at some positions."""
+    found = np.ones([axis.classes for axis in axes_of], dtype=bool)
+    for position in at:
+        agree = np.zeros(axes_of[position].classes, dtype=bool)
+        agree[axes_of[position].agree] = True
+        found &= agree.reshape([-1 if i == position else 1 for i in range(found.ndim)])
+    return found

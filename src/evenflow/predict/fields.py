@@ -277,6 +277,12 @@ def _cross(x: Field, y: Field) -> Table | None:
         if isinstance(first, Sum) and not (isinstance(second, Expression) and first in second.atoms):
             pair = _cross_sum(first, second)
             return pair if pair is None or second is y else pair.swapped()
+    if isinstance(x, Expression) and isinstance(y, Expression) and x.cotangent:
+        from evenflow.predict.rules.euler import across_norm
+
+        pair = across_norm(x, y)
+        if pair is not None:
+            return pair
     if isinstance(x, Expression) or isinstance(y, Expression):
         return cross_expressions(x, y)
     if y in made_of(x):

@@ -24,10 +24,11 @@ from typing import final
 from evenflow.predict.expressions import Expression, Term, as_terms
 from evenflow.predict.fields import Field, Leaf, Made, cross
 from evenflow.predict.pointwise import apply, product
-from evenflow.predict.rules.euler import before_norm, collected, flat, paths, ratio, unfolded
+from evenflow.predict.rules.euler import before_norm, collected, flat, paths, projected, unfolded
 from evenflow.predict.rules.registry import Context
 from evenflow.predict.rules.tied import aligned_with
 from evenflow.predict.rules.views import view
+from evenflow.predict.scalar import VARIABLE
 from evenflow.predict.table import Table
 
 PRODUCT = ("contract", "ik,kj->ij")
@@ -71,6 +72,11 @@ def remember(context: Context, a: Field, weight: tuple[int, bool], result: Field
     context.made.setdefault(("applied", *weight), []).append((a, result))
 
 
+def by_entries(x: Field, over: tuple[int, ...], shape: Sequence[int], *, keep: bool = False) -> Field:
+    """Σ x over some dimensions from the moments of x: the left side."""
+    return Made(shape, (x,), lambda t: t.summed(over, keep=keep), ("sum", over, keep))
+
+
 def moved(context: Context, x: Field, over: Sequence[int], shape: Sequence[int]) -> Field | None:
     """Σ x over the last dimension by the right side; None if x is no such product."""
     if not isinstance(x, Expression) or tuple(over) != (len(x.shape) - 1,) or not x.cotangent:
@@ -81,7 +87,7 @@ def moved(context: Context, x: Field, over: Sequence[int], shape: Sequence[int])
     for part in parts:
         if part is None:
             return None
-        total = part if total is None else apply(None, "add", [total, part], {}, shape)  # type: ignore[arg-type]
+        total = _plus(total, part, shape)
     return total
 
 
@@ -93,15 +99,20 @@ def _moved_term(context: Context, term: Term, wide: Sequence[int], shape: Sequen
     sums: dict[tuple[int, int], tuple[Field, Term]] = {}
     known: Field | None = None
     for factor, path in paths(gradients[0][0]):
-        found = _throughweight_of(context, path, rest, wide)
+        found = _through_weight(context, path, rest, wide)
         if found is None:
             return None
-        h, y, operand, scale = found
+        h, y, operand, scale, apart = found
+        if apart:
+            gradient = Term(factor, ((path, VARIABLE),))
+            last = (len(wide) - 1,)
+            each = by_entries(Expression(wide, [gradient.times(part) for part in apart]), last, wide[:-1])
+            known = _plus(known, view(context, None, each, shape), shape)
         through = aligned_with(context, h) or before_norm(context, h, y)
         if through is not None:
             each = product(shape, view(context, None, through, shape), factor)
             each = product(shape, each, Expression(shape, [scale]))
-            known = each if known is None else apply(None, "add", [known, each], {}, shape)  # type: ignore[arg-type]
+            known = _plus(known, each, shape)
             continue
         both = product(y.shape, product(y.shape, h, y), factor)
         key = id(operand), y.shape[-1]
@@ -112,8 +123,12 @@ def _moved_term(context: Context, term: Term, wide: Sequence[int], shape: Sequen
     for both, scale in sums.values():
         each = view(context, None, _summed_last(context, both), shape)
         each = product(shape, each, Expression(shape, [scale]))
-        total = each if total is None else apply(None, "add", [total, each], {}, shape)  # type: ignore[arg-type]
+        total = _plus(total, each, shape)
     return total
+
+
+def _plus(x: Field | None, y: Field, shape: Sequence[int]) -> Field:
+    return y if x is None else apply(None, "add", [x, y], {}, shape)  # type: ignore[arg-type]
 
 
 def _summed_last(context: Context, x: Field) -> Field:
@@ -122,10 +137,10 @@ def _summed_last(context: Context, x: Field) -> Field:
     return summed(context, x, [len(x.shape) - 1], x.shape[:-1], keep=False)
 
 
-def _throughweight_of(
+def _through_weight(
     context: Context, path: Field, rest: Term, wide: Sequence[int]
-) -> tuple[Field, Field, Field, Term] | None:
-    """H and y = W a of a gradient Wᵀh, with a, and what a is to be multiplied with to give ``rest``."""
+) -> tuple[Field, Field, Field, Term, list[Term]] | None:
+    """H, y = W a and a of a gradient Wᵀh, with s and ρ of ``rest`` = s·a + ρ, ρ orthogonal to a."""
     path = flat(path)
     if not isinstance(path, Made) or path.key != PRODUCT:
         return None
@@ -133,19 +148,22 @@ def _throughweight_of(
     found = weight_of(weight)
     if found is None or not h.cotangent:
         return None
+    uses = []
     for operand, y in context.made.get(("applied", found[0], not found[1]), ()):
-        scale = _ratio(context, rest, operand, wide)
-        if scale is not None:
-            return h, y, operand, scale
-    return None
+        split = _projected(context, rest, operand, wide)
+        if split is not None:
+            uses.append((h, y, operand, *split))
+    exact = [use for use in uses if not use[4]]
+    return exact[0] if exact else uses[0] if len(uses) == 1 else None
 
 
-def _ratio(context: Context, rest: Term, operand: Field, wide: Sequence[int]) -> Term | None:
-    """A term that does not vary along the last dimension, and times the operand gives ``rest``."""
+def _projected(
+    context: Context, rest: Term, operand: Field, wide: Sequence[int]
+) -> tuple[Term, list[Term]] | None:
     if math.prod(operand.shape) != math.prod(wide) or operand.shape[-1] != wide[-1]:
         return None
     terms = as_terms(view(context, None, operand, wide))
-    return ratio(rest, terms[0]) if len(terms) == 1 else None
+    return projected(rest, terms[0]) if len(terms) == 1 else None
 
 
 def weight_of(x: Field) -> tuple[int, bool] | None:

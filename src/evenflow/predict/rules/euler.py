@@ -21,17 +21,21 @@ References:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
+from evenflow.predict.axes import agreeing
 from evenflow.predict.expressions import Expression, Term, as_terms, made_of
-from evenflow.predict.fields import Field, Leaf, Made, Sum
+from evenflow.predict.fields import Field, Leaf, Made, Sum, cross
 from evenflow.predict.pointwise import apply, product
 from evenflow.predict.rules.registry import Context
 from evenflow.predict.rules.views import view
-from evenflow.predict.scalar import VARIABLE, Scalar, times
+from evenflow.predict.scalar import VARIABLE, Scalar, expect_pair, times
+from evenflow.predict.table import Table
 
 _POINTS = torch.cat([sign * torch.logspace(-2, 1, 41, dtype=torch.float64) for sign in (-1.0, 1.0)])
 """Where functions are compared: both sides of the kink, three decades."""
@@ -78,6 +82,29 @@ def ratio(term: Term, other: Term) -> Term | None:
             return None
         k *= found
     return over(fixed, fixed_other).times(Term(k, ()))
+
+
+def projected(term: Term, other: Term) -> tuple[Term, list[Term]] | None:
+    """A number s for each row along the last dimension, and ρ = term − s·other, orthogonal to ``other``.
+
+    They are functions f and g of the same fields: s ∝ E f g / E g². None where the fields differ.
+    """
+    if (exact := ratio(term, other)) is not None:
+        return exact, []
+    (fixed, varying), (fixed_other, varying_other) = apart(term), apart(other)
+    if varying.keys() != varying_other.keys() or not varying:
+        return None
+    k = math.prod(_share(x, f, varying_other[x]) for x, f in varying.items())
+    along = Term(-k * fixed.factor, (*fixed.functions, *varying_other.items()))
+    return over(fixed, fixed_other).times(Term(k, ())), [term, along] if k else [term]
+
+
+def _share(x: Field, f: Scalar, g: Scalar) -> float:
+    """E f g / E g² over the entries of a field."""
+    mean = np.array([x.table.average])
+    variance = np.maximum(x.table.mean_square - mean**2, 0.0)
+    both, square = (float(expect_pair(h, g, (mean, mean), (variance, variance), variance)[0]) for h in (f, g))
+    return both / square if square > 0 else 0.0
 
 
 def unfolded(term: Term) -> list[Term]:
@@ -161,6 +188,31 @@ def before_norm(context: Context, h: Field, y: Field) -> Field | None:
             each = summed(context, product(h.shape, h, bias), [len(h.shape) - 1], y.shape[:-1], keep=False)
             found = apply(None, "sub", [found, each], {"alpha": share}, y.shape[:-1])  # type: ignore[arg-type]
         return found
+    return None
+
+
+def across_norm(x: Field, y: Field) -> Table | None:
+    """E d_i t_j of both parts of an RMSNorm's cotangent, d = g r and t = −G r³ x/n; None for other fields.
+
+    t takes out of d what it has along x. That is 1/n of it where g is as good as independent
+    of x, and most of it where the logits of a tied head stand out. Of two rows neither has more
+    along the other's x than along any.
+    """
+    for direct, through in ((x, y), (y, x)):
+        norm = _through_square(through)
+        straight = None if norm is None else _straight(direct, norm)
+        if norm is None or straight is None:
+            continue
+        along, taken = (
+            Expression(x.shape, [Term(1.0, ((norm.pulled, VARIABLE), (norm.squares, f), (norm.x, VARIABLE)))])
+            for f in (times(f, Scalar(torch.reciprocal, (VARIABLE,))) for f in (straight, norm.share))
+        )
+        pair = cross(along, taken)
+        if pair is None:
+            return None
+        rows = range(len(pair.axes) - len(pair.dims[-1]))
+        pair = Table(pair.dims, np.where(agreeing(pair.axes, rows), pair.second, 0.0), None)
+        return pair if direct is x else pair.swapped()
     return None
 
 

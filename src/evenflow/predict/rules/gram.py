@@ -28,9 +28,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from evenflow.predict.axes import Array
+from evenflow.predict.axes import Array, agreeing
 from evenflow.predict.combine import align
 from evenflow.predict.expressions import Expression
 from evenflow.predict.fields import Field, Made, Sum, rearranged_leaf
@@ -126,18 +125,8 @@ def _of_tokens(x: Field) -> Fluctuation:
     table = x.table.centred_over([len(x.shape) - 2])
     left, right = table.sides(np.sqrt(np.maximum(table.diagonal, 0.0)))
     last = len(table.axes) - len(table.dims[-1])
-    counted = _agreeing(table, range(last, len(table.axes))) & ~_agreeing(table, range(last))
+    counted = agreeing(table.axes, range(last, len(table.axes))) & ~agreeing(table.axes, range(last))
     return Fluctuation(x, Table(table.dims, np.where(counted, left * right, 0.0), None))
-
-
-def _agreeing(table: Table, axes_of: range) -> npt.NDArray[np.bool_]:
-    """Which pair classes agree on these axes."""
-    found = np.ones(table.second.shape, dtype=bool)
-    for at in axes_of:
-        agree = np.zeros(table.axes[at].classes, dtype=bool)
-        agree[table.axes[at].agree] = True
-        found &= agree.reshape([-1 if i == at else 1 for i in range(found.ndim)])
-    return found
 
 
 def of_both(x: Made) -> Table | None:

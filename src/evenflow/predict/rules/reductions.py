@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from evenflow.predict.fields import Field, Made
+from evenflow.predict.fields import Field
 from evenflow.predict.pointwise import product
-from evenflow.predict.rules.adjoint import Inner, moved
+from evenflow.predict.rules.adjoint import Inner, by_entries, moved
 from evenflow.predict.rules.registry import Context, rule
 
 
@@ -18,7 +18,7 @@ def summed(context: Context, x: Field, dims: Sequence[int], shape: Sequence[int]
         from evenflow.predict.rules.views import view
 
         return view(context, None, x, tuple(shape))
-    direct = Made(shape, (x,), lambda t: t.summed(over, keep=keep), ("sum", over, keep))
+    direct = by_entries(x, over, shape, keep=keep)
     by_outputs = moved(context, x, over, shape)
     return direct if by_outputs is None else Inner(direct, by_outputs)
 
