@@ -58,6 +58,17 @@ def test_a_baseline_that_broke_is_worse_than_any_patched_score() -> None:
     assert trial.verdict is Verdict.CONFIRMED
 
 
+def test_a_baseline_that_diverges_to_other_powers_of_ten_hides_no_gain() -> None:
+    """Scores of gh-facial-keypoints-adam01: R² at far too high a rate, and with norms."""
+    wild, tame = (-615119.0, -1002758.7, -3912112.7), (-0.25, -0.18, -0.17)
+    trial = Tried(Patch([ClipGradient()]), "clip", "", 62, wild, tame, 1.0)
+    assert trial.verdict is Verdict.CONFIRMED
+    assert trial.differences == pytest.approx((1.25, 1.32, 1.33))
+    assert replace(trial, baseline=tame, patched=wild).verdict is not Verdict.CONFIRMED
+    once = replace(trial, baseline=(-3912112.7, 0.1, 0.1), patched=(0.1, 0.1, 0.1))
+    assert once.verdict is Verdict.INCONCLUSIVE
+
+
 @pytest.mark.parametrize(("end", "verdict"), [(0.9, Verdict.CONFIRMED), (0.5, Verdict.REFUTED)])
 def test_a_gain_in_short_trials_counts_only_if_it_lasts_to_the_end(end: float, verdict: Verdict) -> None:
     assert replace(_tried(0.3, 0.3), proof=Proof(200, 0.5, end)).verdict is verdict

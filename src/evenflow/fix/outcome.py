@@ -97,11 +97,16 @@ class Tried:
 
     @property
     def differences(self) -> tuple[float, ...]:
-        """Patched minus unpatched, seed by seed; a baseline that broke counts as the worst patched one."""
-        floor = min((score for score in self.patched if score > float("-inf")), default=0.0)
+        """Patched minus unpatched, seed by seed.
+
+        A baseline that broke, or that ended further below the worst patched score than that score's own
+        size and 1, counts as if it had ended there. What diverges does so by other powers of ten from
+        every seed; no interval of their mean would leave out 0, however sure the patch.
+        """
+        worst = min((score for score in self.patched if score > float("-inf")), default=0.0)
+        floor = worst - abs(worst) - 1.0
         return tuple(
-            after - (before if before > float("-inf") else floor - abs(floor) - 1.0)
-            for before, after in zip(self.baseline, self.patched, strict=True)
+            after - max(before, floor) for before, after in zip(self.baseline, self.patched, strict=True)
         )
 
     @property
