@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from torch import nn
 
 import evenflow as ef
 from evenflow.fix.candidates import proposed
+from evenflow.fix.remedies.balance import Balance
 from evenflow.fix.remedies.logits import Logits
 from evenflow.fix.remedies.skip import Skip
 from evenflow.fix.remedies.slow_down import SlowDown
@@ -119,6 +121,32 @@ def test_only_what_is_frozen_is_unfrozen() -> None:
     assert _edits(Thaw(), programs.program(_chain)) == []
 
 
+@pytest.mark.parametrize(
+    ("rates", "kind", "balanced"),
+    [
+        ((2e-3, 1e-5), torch.optim.Adam, [2e-4, 1.4e-4, 1e-5, 2e-3]),
+        ((1e-1, 1e-3), torch.optim.SGD, [1e-2, 1e-3, 1e-1]),
+        ((4e-4, 1e-4), torch.optim.Adam, []),
+    ],
+)
+def test_players_whose_rates_are_far_apart_get_one(
+    rates: tuple[float, float], kind: Callable[..., torch.optim.Optimizer], balanced: list[float]
+) -> None:
+    plain = programs.program(_chain)
+    roles = ("discriminator", "generator")
+    game = replace(
+        plain,
+        build=lambda seed: {role: _chain(seed) for role in roles},
+        optimizer=lambda models: {
+            role: kind([{"params": models[role].parameters(), "lr": lr}])
+            for role, lr in zip(roles, rates, strict=True)
+        },
+        loss=dict.fromkeys(roles, lambda models, batch: models[roles[0]](batch[0]).mean()),
+    )
+    assert _edits(Balance(), game) == [(SetLearningRate(lr=lr),) for lr in balanced]
+    assert _edits(Balance(), plain) == []
+
+
 def test_the_standard_recipe_leaves_out_what_is_there_already() -> None:
     rest = (SetOptimizer("adam", lr=1e-3), ClipGradient("norm", 1.0))
     plain = programs.program(_chain)
@@ -126,6 +154,8 @@ def test_the_standard_recipe_leaves_out_what_is_there_already() -> None:
         (InsertNorm("batch"), Reinitialise("he"), *rest),
         (Reinitialise("he"), *rest),
     ]
+    frozen = programs.program(lambda seed: nn.Sequential(nn.Linear(32, 32).requires_grad_(False), _chain(0)))
+    assert _edits(Standard(), frozen)[-1] == (Reinitialise("he"), Unfreeze(), *rest)
     normed = programs.program(lambda seed: nn.Sequential(nn.Linear(32, 32), nn.LayerNorm(32)))
     assert _edits(Standard(), normed) == [(Reinitialise("he"), *rest)]
     recurrent = programs.program(lambda seed: nn.RNN(32, 4))

@@ -63,6 +63,11 @@ class Case:
         """All optimizers."""
         return list(self.training.optimizers.values())
 
+    @property
+    def frozen(self) -> bool:
+        """Whether parameters are switched off."""
+        return any(not p.requires_grad for model in self.training.models.values() for p in model.parameters())
+
     @cached_property
     def pair(self) -> tuple[Tensor, Tensor] | None:
         """Inputs and targets of the first batch, if it is a pair of tensors."""

@@ -13,12 +13,21 @@ from typing import ClassVar, final
 from torch import nn
 
 from evenflow.fix.remedy import NORMS, Case, Remedy
-from evenflow.surgery import ClipGradient, Edit, InitRecurrent, InsertNorm, Patch, Reinitialise, SetOptimizer
+from evenflow.surgery import (
+    ClipGradient,
+    Edit,
+    InitRecurrent,
+    InsertNorm,
+    Patch,
+    Reinitialise,
+    SetOptimizer,
+    Unfreeze,
+)
 
 
 @final
 class Standard(Remedy):
-    """Normalisation, He's weights or a recurrence that keeps, Adam at 0.001, clipping at 1."""
+    """Normalisation, He's weights or a recurrence that keeps, nothing frozen, Adam at .001, clipping at 1."""
 
     name = "standard"
     last: ClassVar = True
@@ -44,6 +53,8 @@ class Standard(Remedy):
             rest.append(InitRecurrent("forget_bias"))
         elif case.modules(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d):
             rest.append(Reinitialise("he"))
+        if case.frozen:
+            rest.append(Unfreeze())
         rest += [SetOptimizer("adam", lr=1e-3), ClipGradient("norm", 1.0)]
         if not case.modules(*NORMS, nn.RNNBase):
             yield Patch([InsertNorm("batch" if case.batch_size >= 16 else "layer"), *rest])

@@ -22,5 +22,5 @@ class Thaw(Remedy):
 
     def patches(self, case: Case) -> Iterator[Patch]:
         """See :class:`Remedy`."""
-        if any(not p.requires_grad for model in case.training.models.values() for p in model.parameters()):
+        if case.frozen:
             yield Patch([Unfreeze()])
