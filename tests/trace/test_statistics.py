@@ -85,6 +85,7 @@ def test_layouts() -> None:
         x.contiguous(memory_format=torch.channels_last),
         x[:, 1:3],
         x[..., ::2],
+        x[..., :1],  # one axis with steps of three between entries
         x[0, 0, 0, 0],
         x[:, :1].expand(6, 9, 5, 3),
         torch.tensor(2.0).expand(3, 4),

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from evenflow.flow import Flow, Role, Row, Status
 from evenflow.measure import measure
+from evenflow.trace import variety
 from evenflow.trace.variety import sample_spread, token_spread, twin_fraction
 
 
@@ -20,6 +21,15 @@ def spread(vectors: Tensor) -> float:
     """1 − mean ⟨x_a, x_b⟩ / mean ‖x_a‖² over the rows of ``vectors`` [members, units]."""
     pairs = [float(a @ b) for a, b in itertools.combinations(vectors.double(), 2)]
     return 1.0 - (sum(pairs) / len(pairs)) / float(vectors.double().square().sum(1).mean())
+
+
+@pytest.fixture(params=["compiled", "torch"], autouse=True)
+def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test runs on the compiled sums and on those that are their reference."""
+    if request.param == "torch":
+        monkeypatch.setattr(variety, "_compiled", lambda: None)
+    else:
+        assert variety._compiled() is not None, "the development environment has numba"
 
 
 @pytest.fixture
@@ -51,6 +61,13 @@ def test_token_spread_compares_tokens_of_one_sample(generator: torch.Generator) 
     )
     square = sum(float(sample.double().square().sum(1).mean()) for sample in x)
     assert found == pytest.approx(1.0 - total / square, rel=1e-6)
+
+
+def test_spread_of_a_view_is_that_of_its_copy(generator: torch.Generator) -> None:
+    x = torch.randn(8, 5, 12, generator=generator)
+    for view in (x.permute(1, 2, 0), x[:, 1:4, ::3], x[:, :1].expand(-1, 3, -1), x.flip(0)[1:]):
+        assert token_spread(view) == pytest.approx(token_spread(view.double().clone()), rel=1e-9, abs=1e-12)
+    assert token_spread(x[..., :0]) is None
 
 
 def test_a_large_tensor_is_read_in_part(generator: torch.Generator) -> None:

@@ -9,12 +9,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol, final
 
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from evenflow.flow import LOSS_PATH, ModuleCall
+
+
+@cache
+def plain_name(func: Any) -> str:
+    """What PyTorch calls an op, without namespace and overload: ``aten::add_.Tensor`` → ``add_``."""
+    name: str = func._schema.name
+    return name.split("::")[1]
 
 
 class CallObserver(Protocol):

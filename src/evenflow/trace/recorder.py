@@ -33,11 +33,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from evenflow.flow import ModuleCall, Stats
-from evenflow.trace.calls import CallStack, CallState, OpName
+from evenflow.trace.calls import CallStack, CallState, OpName, plain_name
 from evenflow.trace.source import line_of
 from evenflow.trace.statistics import Reader, tensor_stats
 from evenflow.trace.structure import differentiable, main_tensor
-from evenflow.trace.units import dead_fraction, saturated_fraction
+from evenflow.trace.units import RECTIFIERS, dead_fraction, saturated_fraction
 from evenflow.trace.variety import entropy, sample_spread, token_spread
 
 CUSTOM_FUNCTION = "<custom function>"
@@ -268,7 +268,7 @@ class Recorder(_Mode):
             self._catch_up(tensors)
         origins = self._origins_of(tensors)
         data = [tensor for tensor in tensors if self._is_data(tensor)]
-        if func._schema.name != "aten::lift_fresh":  # what comes from outside PyTorch stays unseen
+        if plain_name(func) != "lift_fresh":  # what comes from outside PyTorch stays unseen
             self._note_origins(output, origins)
         node = self._node_of(func, tensors, grad_mode, number)
         self._last_number = number
@@ -293,7 +293,7 @@ class Recorder(_Mode):
         if node is None and not any(t in self._without_node or id(t) in self._weights for t in tensors):
             return  # masks, positions and other constants
         record = self._new_record(
-            func._schema.name.split("::")[1].removesuffix("_"),
+            plain_name(func).removesuffix("_"),
             line_of(sys._getframe(2)),
             reads_data=self._read_data(tensors),
         )
@@ -406,7 +406,7 @@ class ReplayRecorder(_Mode):
             if outputs and _rearranges(func, tensors, outputs[0]):
                 self._rearranging.add(number - 1)
             elif outputs:
-                name = self._calls.name(func._schema.name.split("::")[1].removesuffix("_"))
+                name = self._calls.name(plain_name(func).removesuffix("_"))
                 record = self._known.get(name)
                 if record is not None:
                     self.by_node[number - 1] = record
@@ -422,10 +422,11 @@ def _describe(record: OpRecord, outputs: list[Tensor], inputs: list[Tensor], rea
     record.activation = Stats.merge_all(read(tensor) for tensor in outputs)
     if first.is_meta:
         return  # no entries to count
-    channels_first = first.ndim > 3 or any(
-        tensor.grad_fn is not None and tensor.grad_fn.name() in _CHANNELS_FIRST for tensor in inputs
-    )
-    record.dead_fraction = dead_fraction(op, first, channels_first=channels_first)
+    if op in RECTIFIERS:
+        channels_first = first.ndim > 3 or any(
+            tensor.grad_fn is not None and tensor.grad_fn.name() in _CHANNELS_FIRST for tensor in inputs
+        )
+        record.dead_fraction = dead_fraction(op, first, channels_first=channels_first)
     record.saturated_fraction = saturated_fraction(op, first)
     record.sample_spread, record.token_spread = sample_spread(first), token_spread(first)
 
@@ -434,7 +435,13 @@ def _rearranges(func: Any, inputs: list[Tensor], output: Tensor) -> bool:
     """Whether the op shows all entries of its first input again, unchanged."""
     if not inputs or output.numel() != inputs[0].numel() or output.dtype != inputs[0].dtype:
         return False
-    name = func._schema.name.split("::")[1]
+    return _shows_again(func)
+
+
+@cache
+def _shows_again(func: Any) -> bool:
+    """Whether the op copies or views entries."""
+    name = plain_name(func)
     if name in _COPIES or name == "_to_copy" or torch.Tag.inplace_view in func.tags:
         return True
     alias = func._schema.returns[0].alias_info

@@ -20,17 +20,19 @@ _RUN_THE_USERS_CODE = tuple(str(_HERE.with_name(name)) for name in ("measure", "
 
 def line_of(frame: FrameType | None) -> str | None:
     """Place of the innermost user frame from ``frame`` outwards, as ``"path/file.py:12"``; None if none."""
-    while frame is not None and not frame.f_code.co_filename.startswith(_RUN_THE_USERS_CODE):
+    while frame is not None:
         place = _user_file(frame.f_code.co_filename)
         if place is not None:
-            return f"{place}:{frame.f_lineno}"
+            return f"{place}:{frame.f_lineno}" if place else None
         frame = frame.f_back
     return None
 
 
 @cache
 def _user_file(filename: str) -> str | None:
-    """A short name of the file; None for files that are passed over and for no file at all."""
+    """A short name of the file; None for files that are passed over or no files, "" where to stop."""
+    if filename.startswith(_RUN_THE_USERS_CODE):
+        return ""
     if filename.startswith(_PASSED_OVER) or (filename[:1] == "<" and filename[:8] != "<ipython"):
         return None
     path = Path(filename)

@@ -21,8 +21,8 @@ import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING, TypeAlias
+from functools import cache, reduce
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -30,9 +30,6 @@ import torch
 from torch import Tensor
 
 from evenflow.flow import Exponents, Stats
-
-if TYPE_CHECKING:
-    from evenflow.trace.compiled import Reading
 
 _CHUNK = 1 << 17
 """Entries per piece: 1 MiB of float64, the second-level cache of current server cores."""
@@ -64,6 +61,28 @@ class _Format:
 
 _FLOAT32 = _Format(torch.float32, torch.int32, 23, 127, 23)
 _FLOAT64 = _Format(torch.float64, torch.int64, 52, 1023, 1)
+
+
+class Reading(NamedTuple):
+    """What is counted of the entries of a tensor; sums and the maximum are over the finite ones.
+
+    Attributes:
+        counts: Non-zero finite entries by exponent [bins].
+        low: Exponent of the first bin.
+        zeros: Entries exactly zero.
+        nonfinite: Entries that are NaN or infinite.
+        total: Sum.
+        square: Sum of squares.
+        largest: Largest absolute value.
+    """
+
+    counts: npt.NDArray[np.int64]
+    low: int
+    zeros: int
+    nonfinite: int
+    total: float
+    square: float
+    largest: float
 
 
 class _Buffers(threading.local):
@@ -109,53 +128,39 @@ def tensor_stats(tensor: Tensor) -> Stats:
 
 def _dense_stats(flat: Tensor, repeats: int) -> Stats:
     """Statistics of ``flat`` [n] with every entry counted ``repeats`` times."""
-    layout = _FLOAT64 if flat.dtype is torch.float64 else _FLOAT32
-    fields = subnormal = None
-    zeros = 0
-    total = square = largest = 0.0
-    for piece in flat.split(_CHUNK) if flat.numel() > _CHUNK else (flat,):
-        if piece.numel() == 0:
-            continue
-        counts, piece_zeros, piece_total, piece_square, piece_largest = _read(piece, layout)
-        fields = counts if fields is None else fields + counts
-        zeros += piece_zeros
-        if counts[0] > piece_zeros:
-            small = _subnormal(_size(piece, layout), layout)
-            subnormal = small if subnormal is None else subnormal + small
-        if counts[-1]:
-            finite_only = torch.where(torch.isfinite(piece), piece, 0)
-            _, _, piece_total, piece_square, piece_largest = _read(finite_only, layout)
-        total += piece_total
-        square += piece_square
-        largest = max(largest, piece_largest)
-    if fields is None:
+    count = flat.numel()
+    if count == 0:
         return Stats(0, 0.0, 0.0, 0.0, 0, 0, Exponents())
-    nonfinite = int(fields[-1])
-    finite = flat.numel() - nonfinite
+    compiled = _compiled() if at_its_address(flat) and flat.dtype is not torch.float64 else None
+    if compiled is not None and flat.dtype is torch.float32:
+        reading = compiled(flat)
+    elif compiled is not None:
+        pieces = (_BUFFERS.get("wide", piece, torch.float32).copy_(piece) for piece in flat.split(_CHUNK))
+        reading = reduce(_joined, map(compiled, pieces))
+    else:
+        reading = reduce(_joined, map(_read_by_torch, flat.split(_CHUNK)))
+    finite = count - reading.nonfinite
     return Stats(
-        count=flat.numel() * repeats,
-        mean=total / finite if finite else 0.0,
-        mean_square=square / finite if finite else 0.0,
-        abs_max=largest,
-        zero_count=zeros * repeats,
-        nonfinite_count=nonfinite * repeats,
-        exponents=_exponents(fields, subnormal, layout, repeats),
+        count=count * repeats,
+        mean=reading.total / finite if finite else 0.0,
+        mean_square=reading.square / finite if finite else 0.0,
+        abs_max=reading.largest,
+        zero_count=reading.zeros * repeats,
+        nonfinite_count=reading.nonfinite * repeats,
+        exponents=Exponents.from_dense(
+            reading.low, reading.counts if repeats == 1 else reading.counts * repeats
+        ),
     )
 
 
-def _read(piece: Tensor, layout: _Format) -> Reading:
-    """Read ``piece`` [n] by compiled code if there is some, else by PyTorch."""
-    compiled = _compiled()
-    if compiled is None or layout is _FLOAT64 or piece.device.type != "cpu":
-        return _read_by_torch(piece, layout)
-    if piece.dtype is not torch.float32:
-        piece = _BUFFERS.get("wide", piece, torch.float32).copy_(piece)
-    return compiled(piece)
+def at_its_address(tensor: Tensor) -> bool:
+    """Whether compiled code finds the entries in main memory, as they are."""
+    return tensor.device.type == "cpu" and type(tensor) is Tensor and not tensor.is_neg()
 
 
 @cache
 def _compiled() -> Callable[[Tensor], Reading] | None:
-    """What reads a float32 tensor [n] in main memory; None without numba, which takes a while to load."""
+    """What reads a float32 tensor in main memory; None without numba, which takes a while to load."""
     try:
         from evenflow.trace.compiled import read
     except ImportError:
@@ -163,15 +168,33 @@ def _compiled() -> Callable[[Tensor], Reading] | None:
     return read
 
 
-def _read_by_torch(piece: Tensor, layout: _Format) -> Reading:
+def _joined(one: Reading, other: Reading) -> Reading:
+    """Two pieces of one tensor."""
+    return Reading(
+        one.counts + other.counts,
+        one.low,
+        one.zeros + other.zeros,
+        one.nonfinite + other.nonfinite,
+        one.total + other.total,
+        one.square + other.square,
+        max(one.largest, other.largest),
+    )
+
+
+def _read_by_torch(piece: Tensor) -> Reading:
+    """Read ``piece`` [n], of any real format."""
+    layout = _FLOAT64 if piece.dtype is torch.float64 else _FLOAT32
     size = _size(piece, layout)
     largest = float(size.max())
-    counts = _exponent_fields(size, layout)
-    zeros = int(counts[0])
-    if zeros:
-        zeros -= int(_subnormal(_size(piece, layout), layout).sum())
+    fields = _exponent_fields(size, layout)
+    subnormal = _subnormal(_size(piece, layout), layout)
+    zeros, nonfinite = int(fields[0] - subnormal.sum()), int(fields[-1])
+    if nonfinite:
+        piece = torch.where(torch.isfinite(piece), piece, 0)
+        largest = float(_size(piece, layout).max())
     x = piece if layout is _FLOAT64 else _BUFFERS.get("sum", piece, torch.float64).copy_(piece)
-    return counts, zeros, float(x.sum()), float(torch.dot(x, x)), largest
+    counts, low = np.concatenate([subnormal, fields[1:-1]]), 1 - layout.bias - layout.subnormal_bins
+    return Reading(counts, low, zeros, nonfinite, float(x.sum()), float(torch.dot(x, x)), largest)
 
 
 def _size(piece: Tensor, layout: _Format) -> Tensor:
@@ -201,15 +224,6 @@ def _subnormal(size: Tensor, layout: _Format) -> npt.NDArray[np.int64]:
     return counts
 
 
-def _exponents(
-    fields: npt.NDArray[np.int64], subnormal: npt.NDArray[np.int64] | None, layout: _Format, repeats: int
-) -> Exponents:
-    low, counts = 1 - layout.bias, fields[1:-1]
-    if subnormal is not None:
-        low, counts = low - layout.subnormal_bins, np.concatenate([subnormal, counts])
-    return Exponents.from_dense(low, counts if repeats == 1 else counts * repeats)
-
-
 def _sparse_stats(tensor: Tensor) -> Stats:
     if tensor.layout is torch.sparse_coo:
         stored = tensor_stats(tensor.coalesce().values())
@@ -233,6 +247,6 @@ def _without_repeats(tensor: Tensor) -> tuple[Tensor, int]:
 
 
 def _flat(tensor: Tensor) -> Tensor:
-    """All entries as one axis, without a copy if any order of axes is contiguous."""
+    """All entries as one contiguous axis, without a copy if any order of axes is contiguous."""
     order = sorted(range(tensor.ndim), key=tensor.stride, reverse=True)
-    return tensor.permute(order).reshape(-1)
+    return tensor.permute(order).reshape(-1).contiguous()

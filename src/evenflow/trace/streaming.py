@@ -22,14 +22,10 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-import numba
 import numpy as np
 import numpy.typing as npt
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
-from evenflow.trace.compiled import compile_function
+from evenflow.trace.compiled import array, compile_function, pointer
 
 COLUMNS = 5
 """Numbers in a row."""
@@ -44,19 +40,6 @@ Addresses: TypeAlias = npt.NDArray[np.int64]
 Counts: TypeAlias = npt.NDArray[np.int64]
 Checksums: TypeAlias = npt.NDArray[np.int64]
 Totals: TypeAlias = npt.NDArray[np.float64]
-
-
-def _to_pointer(context: Any, address: Any) -> Any:
-    """An integer as an address, for numba."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
-
-    return types.voidptr(types.int64), generate
-
-
-_pointer: Any = intrinsic(_to_pointer)
-_array: Any = vars(numba)["carray"]
 
 
 # Lanes reorder sums. Integers in place of |x|: their order is the same, NaN comes last, and both vectorise.
@@ -106,9 +89,9 @@ def one(address: int, count: int, out: int) -> Any:
     Returns:
         How many entries are not finite.
     """
-    x = _array(_pointer(address), count, np.float32)
-    bits = _array(_pointer(address), count, np.uint32)
-    row = _array(_pointer(out), COLUMNS, np.float64)
+    x = array(pointer(address), count, np.float32)
+    bits = array(pointer(address), count, np.uint32)
+    row = array(pointer(out), COLUMNS, np.float64)
     row[:] = 0.0
     largest = np.uint32(0)
     for start in range(0, count, _BLOCK):
@@ -142,7 +125,7 @@ def _total(x: Any) -> Any:
 def totals(addresses: Addresses, counts: Counts, out: Totals) -> None:
     """Sums over all entries of several tensors, into ``out`` [tensors]; NaN or infinite where an entry is."""
     for i in range(addresses.size):
-        x = _array(_pointer(addresses[i]), counts[i], np.float32)
+        x = array(pointer(addresses[i]), counts[i], np.float32)
         out[i] = 0.0
         for start in range(0, x.size, _BLOCK):
             out[i] += _total(x[start : start + _BLOCK])
@@ -183,9 +166,9 @@ def keep(addresses: Addresses, counts: Counts, copies: Addresses, checksums: Che
     """
     for i in range(addresses.size):
         count = counts[i]
-        x = _array(_pointer(addresses[i]), count, np.float32)
-        bits = _array(_pointer(addresses[i]), count, np.uint32)
-        row = _array(_pointer(out + 8 * COLUMNS * i), COLUMNS, np.float64)
+        x = array(pointer(addresses[i]), count, np.float32)
+        bits = array(pointer(addresses[i]), count, np.uint32)
+        row = array(pointer(out + 8 * COLUMNS * i), COLUMNS, np.float64)
         row[:] = 0.0
         largest = checksum = np.uint32(0)
         for start in range(0, count, _BLOCK):
@@ -194,7 +177,7 @@ def keep(addresses: Addresses, counts: Counts, copies: Addresses, checksums: Che
             checksum = np.uint32(checksum + _checksum(block, start))
         _finish(row, count, largest)
         if checksums[i] != np.int64(checksum):
-            _move(x, _array(_pointer(copies[i]), count, np.float32))
+            _move(x, array(pointer(copies[i]), count, np.float32))
             checksums[i] = np.int64(checksum)
 
 
@@ -211,10 +194,10 @@ def change(old: Addresses, new: Addresses, counts: Counts, checksums: Checksums,
     difference_bits = difference.view(np.uint32)
     for i in range(old.size):
         count = counts[i]
-        x = _array(_pointer(old[i]), count, np.float32)
-        y = _array(_pointer(new[i]), count, np.float32)
-        bits = _array(_pointer(new[i]), count, np.uint32)
-        row = _array(_pointer(out + 8 * COLUMNS * i), COLUMNS, np.float64)
+        x = array(pointer(old[i]), count, np.float32)
+        y = array(pointer(new[i]), count, np.float32)
+        bits = array(pointer(new[i]), count, np.uint32)
+        row = array(pointer(out + 8 * COLUMNS * i), COLUMNS, np.float64)
         row[:] = 0.0
         largest = checksum = np.uint32(0)
         for start in range(0, count, _BLOCK):
@@ -239,7 +222,7 @@ def _outside(x: Any, low: Any, high: Any) -> Any:
 @compile_function()
 def outside(address: int, count: int, low: float, high: float) -> Any:
     """How many of ``count`` entries at ``address`` are below ``low`` or above ``high``; NaN is neither."""
-    x = _array(_pointer(address), count, np.float32)
+    x = array(pointer(address), count, np.float32)
     found = 0
     for start in range(0, count, _BLOCK):
         found += _outside(x[start : start + _BLOCK], np.float32(low), np.float32(high))

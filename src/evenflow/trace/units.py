@@ -15,6 +15,8 @@ from torch import Tensor
 RECTIFIERS = frozenset({"relu", "threshold", "hardtanh", "clamp_min", "clamp"})
 _SQUASHING = {"tanh": (-1.0, 1.0), "sigmoid": (0.0, 1.0), "hardsigmoid": (0.0, 1.0), "erf": (-1.0, 1.0)}
 _SATURATED_ABOVE = 0.9**0.5
+_SMALL, _PARTS = 1 << 16, 16
+"""Of an output with more entries than that, a part of the samples comes first: few units are silent there."""
 
 
 def dead_fraction(op: str, output: Tensor, *, channels_first: bool) -> float | None:
@@ -28,9 +30,18 @@ def dead_fraction(op: str, output: Tensor, *, channels_first: bool) -> float | N
     if op not in RECTIFIERS or output.ndim < 2:
         return None
     axis = 1 if channels_first else output.ndim - 1
+    part = output if output.numel() <= _SMALL else output[: -(-len(output) // _PARTS)]
+    silent = _silent(part, axis)
+    dead = int(silent.sum())
+    if dead and part is not output:
+        dead = int(_silent(output[len(part) :].index_select(axis, silent.nonzero()[:, 0]), axis).sum())
+    return dead / max(silent.numel(), 1)
+
+
+def _silent(output: Tensor, axis: int) -> Tensor:
+    """Which units, those along ``axis``, are zero everywhere [units]."""
     others = [other for other in range(output.ndim) if other != axis]
-    alive = (output != 0).sum(dim=others) > 0
-    return 1.0 - float(alive.sum()) / max(alive.numel(), 1)
+    return (output != 0).sum(dim=others) == 0
 
 
 def saturated_fraction(op: str, output: Tensor) -> float | None:

@@ -21,11 +21,15 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from evenflow.trace.calls import plain_name
+from evenflow.trace.statistics import at_its_address
 
 _MOST = 1 << 18
 """Entries read at most; of larger tensors the spread is that of some units, evenly chosen."""
@@ -67,13 +71,34 @@ def token_spread(x: Tensor) -> float | None:
 def _spread(x: Tensor) -> float | None:
     """Spread along the second axis of ``x`` [groups, members, units], over pairs of one group."""
     stride = -(-x.numel() // _MOST)
-    x = x[..., ::stride]
-    x = x.abs() if x.is_complex() else x
-    x = x.double() if x.device.type != "mps" else x.float()
-    square = float(x.square().sum()) / x.shape[1]
+    if stride == 0:
+        return None
+    if stride > 1:
+        x = x[..., ::stride]
+    variance, square = _sums(x)
     if not square > 0.0 or not math.isfinite(square):
         return None
-    return float(x.var(dim=1).sum()) / square
+    return variance / square
+
+
+def _sums(x: Tensor) -> tuple[float, float]:
+    """Sums over groups and units of the variance over members, and of their mean square."""
+    compiled = _compiled() if x.dtype is torch.float32 and at_its_address(x) else None
+    if compiled is not None:
+        return compiled(x)
+    x = x.abs() if x.is_complex() else x
+    x = x.double() if x.device.type != "mps" else x.float()
+    return float(x.var(dim=1).sum()), float(x.square().sum()) / x.shape[1]
+
+
+@cache
+def _compiled() -> Callable[[Tensor], tuple[float, float]] | None:
+    """:func:`_sums` in one pass; None without numba."""
+    try:
+        from evenflow.trace.compiled import spread
+    except ImportError:
+        return None
+    return spread
 
 
 def entropy(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], output: Tensor) -> float | None:
@@ -85,7 +110,7 @@ def entropy(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], output: T
         kwargs: Its named arguments.
         output: Its output.
     """
-    name = func._schema.name.split("::")[1]
+    name = plain_name(func)
     if name in _CLASSES:
         return _class_entropy(*args)
     if name in _SOFTMAX and output.ndim > 2:
