@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -207,3 +208,46 @@ def test_a_loss_that_steps_throw_about_need_not_be_flat() -> None:
     assert thrown(12.0, 2.05)
     assert not thrown(2.4, 2.05), "slow, and nothing shows that steps are too large"
     assert not thrown(12.0, 1.5), "it gets on in spite of its leap"
+
+
+def _overwritten(
+    end: float = 1.6, early: float = 0.02, first: float = 0.1, last: float = 0.4, steps: int = 200
+) -> list[CauseName]:
+    """A loss from 2.3, large steps at first, and a weight of 32 x 32 entries that grows: √32 · RMS."""
+    made = run(
+        steps,
+        Weight(
+            "2.weight",
+            weight=lambda s: first + (last - first) * s / steps,
+            update=lambda s: early if s < 5 else 2e-3,
+        ),
+        HEAD,
+        loss=lambda s: end + (2.3 - end) * math.exp(-s / 30) + 0.02 * NOISE[s],
+    )
+    return [cause.name for finding in alarms(made, RULE) for cause in finding.causes]
+
+
+def test_steps_that_overwrite_the_weights_leave_a_loss_that_does_not_halve() -> None:
+    assert _overwritten() == [CauseName.LEARNING_RATE_TOO_HIGH]
+    assert _overwritten(end=1.0) == [], "it halves"
+    assert _overwritten(early=0.009) == [], "no step was a tenth of the weights"
+    assert _overwritten(last=0.29) == [], "a gain of 1.6, as tanh has it"
+    assert _overwritten(first=0.02, early=0.004, last=0.07) == [], "small weights that grow to their size"
+    assert _overwritten(first=0.25, early=0.05) == [], "they were that large at first"
+    assert _overwritten(steps=45) == [], "too short to tell"
+
+
+@pytest.mark.parametrize(("rate", "alarmed"), [(0.1, True), (0.01, False)])
+def test_adam_at_a_rate_that_overwrites_the_weights(rate: float, alarmed: bool) -> None:
+    def deep() -> nn.Module:
+        return net(nn.Tanh, layers=5)
+
+    def adam(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.Adam(parameters, rate)
+
+    torch.manual_seed(0)
+    model = deep()
+    made = train(model, adam(model.parameters()), clusters(512, spread=2.5), steps=120)
+    assert [finding.causes[0].name for finding in alarms(made, RULE)] == (
+        [CauseName.LEARNING_RATE_TOO_HIGH] if alarmed else []
+    )

@@ -20,6 +20,7 @@ References:
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -194,6 +195,31 @@ def typical_update(history: History, role: str) -> float | None:
     known = _typical_ratio(history, role)
     known = known[np.isfinite(known)]
     return float(np.median(known)) if known.size else None
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """√fan_in · RMS of the typical (median) weight matrix, at the first sampled step and at the last."""
+
+    first: float
+    last: float
+
+
+def typical_gain(history: History, role: str) -> Gain | None:
+    """By how much the typical weight matrix of a role scales what it reads; None if none is known."""
+    if history.first is None:
+        return None
+    fans = {
+        row.site.path: math.prod(row.shape[1:])
+        for row in history.first.select(Role.PARAMETER)
+        if len(row.shape) >= 2
+    }
+    labels = [label for label in history.parameters(role, matrices=True) if label in fans]
+    gains = history.of(Role.PARAMETER, labels) * np.sqrt([fans[label] for label in labels])
+    if not np.isfinite(gains[[0, -1]]).any(axis=1).all():
+        return None
+    first, last = np.nanmedian(gains[[0, -1]], axis=1).tolist()
+    return Gain(first, last)
 
 
 def steps_to_go(history: History, role: str, curve: LossCurve) -> float | None:

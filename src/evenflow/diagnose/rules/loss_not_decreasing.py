@@ -41,6 +41,21 @@ SLOW = Threshold(
     "of its starting level that the loss has fallen by at most, where steps are seen to overshoot",
     "the same number as in EF605, its opposite: at that pace five such runs are needed",
 )
+HALVED = Threshold(
+    0.5,
+    "of its starting level that the loss has fallen by at most, where steps have overwritten the weights",
+    "a judgement, the same number as in EF610: a training that halves its loss copes",
+)
+LARGEST_GAIN = Threshold(
+    5.0 / 3.0,
+    "gain (√fan_in · RMS) of the typical weight matrix at the end, from which no initialisation gives such",
+    "the largest of torch.nn.init.calculate_gain without a slope, that of tanh; He's for ReLU is √2",
+)
+GROWN = Threshold(
+    2.0,
+    "times its RMS at the start that the typical weight matrix has at the end",
+    "doubled: steps have then put in at least as much as was there",
+)
 RISES = Threshold(
     1.5,
     "times its starting level above which the loss has run away, which is EF603's business",
@@ -74,7 +89,7 @@ class LossNotDecreasing(RunRule):
     thresholds = (
         FLAT, CHANCE, UNSURE, SLOW, GUESSING, PATIENCE, KNOWS_MORE, GAINED, RISES,
         POLYAK, LEAP, LARGE_UPDATE, SMALL_UPDATE, USUAL_UPDATE, OFF_SCALE,
-        AMPLIFIED, LOST_IN_TIME, UNIT_RADIUS,
+        AMPLIFIED, LOST_IN_TIME, UNIT_RADIUS, HALVED, LARGEST_GAIN, GROWN,
     )  # fmt: skip
     page = Page(
         what="""\
@@ -99,6 +114,9 @@ by Polyak's ratio or a leap of the loss in the first steps, less than 20 % is to
 and so is a level that no longer falls and is not below the entropy of the frequencies of
 the classes; these are known where the first batch was measured, not of a stored run alone.
 So it is for a mean squared error that ends at the variance of the targets or above.
+Adaptive steps that are too large do not overshoot in any of these ways; they overwrite the
+weights. Less than half is too little where one of the first updates was a tenth of the typical
+weight matrix, and it has at the end twice the size and a gain that no initialisation has.
 A classifier that starts far below ln C, or a single output that starts below ln 2
 and moves by tiny steps, is being fine-tuned and is left alone, and so are adversarial
 games, where one loss rises as another falls. Suspects are then looked for in the step
@@ -128,6 +146,7 @@ fails the wiring is at fault, if it succeeds the data or the step size.""",
             said = _stuck(history, curve)
             if not said and overshoots(history, role, curve):
                 said = _thrown(curve) or _knows_frequencies(history, curve)
+            said = said or _overwritten(history, role, curve)
             if said:
                 yield _finding(history, role, curve, said)
 
@@ -177,6 +196,24 @@ def _knows_frequencies(history: History, curve: LossCurve) -> str:
     return (
         f"The loss stays at {number(curve.end)} while steps overshoot, and to give each class as often as it "
         f"comes, whatever the input, costs no more ({number(cost)} in the first batch)."
+    )
+
+
+def _overwritten(history: History, role: str, curve: LossCurve) -> str:
+    """What a loss does whose first weights large steps have replaced by larger ones; empty if it halves."""
+    from evenflow.diagnose.suspects import largest_early_update, typical_gain
+
+    if curve.relative_fall >= HALVED.value or len(curve) < PATIENCE.value:
+        return ""
+    size, gain = largest_early_update(history, role), typical_gain(history, role)
+    if size is None or gain is None or size <= LARGE_UPDATE.value:
+        return ""
+    if gain.last <= LARGEST_GAIN.value or gain.last < GROWN.value * gain.first:
+        return ""
+    return (
+        f"The loss fell by {percent(max(curve.relative_fall, 0.0))} only, from {number(curve.start)} to "
+        f"{number(curve.end)}, while steps overwrote the weights: the typical matrix had a gain of "
+        f"{number(gain.first)} at first and has {number(gain.last)}."
     )
 
 
