@@ -331,6 +331,30 @@ def test_the_best_is_proven_beside_a_smaller_one_which_wins_if_both_end_alike() 
     assert len(outcome.patches[0].patch.edits) == 1
 
 
+class _Overtaken(_TwoFaults):
+    """Of two edits that go well with the first, the slower one ends best."""
+
+    SLOW = SetLearningRate(factor=4.0)
+
+    def candidates(self) -> tuple[list[Candidate], list[str]]:
+        found, advice = super().candidates()
+        return [*found, Candidate(Patch([self.SLOW]), "slow", "", 0.8)], advice
+
+    def _course(self, job: tuple[Patch | None, int, int]) -> Course:
+        patch, seed, steps = job
+        edits = () if patch is None else patch.edits
+        slow = self.SLOW in edits
+        gain = max(float(self.HIDDEN in edits), 0.9 * slow) if steps < 400 else 2.0 * slow
+        return Course((1.0 - 0.3 * (self.OPEN in edits) * (1 + gain) + 0.001 * seed,) * steps, None, 0.0)
+
+
+def test_the_next_best_is_proven_too_though_there_is_a_smaller_one() -> None:
+    outcome = _proven(_Overtaken())
+    proven = [one.patch.edits for one in outcome.trials if one.proof]
+    assert sorted(map(len, proven)) == [1, 2, 2]
+    assert outcome.patches[0].patch.edits == (_Overtaken.OPEN, _Overtaken.SLOW)
+
+
 def test_trials_that_were_whole_trainings_need_no_other() -> None:
     subject = _Levels()
     subject.noise = 0.001

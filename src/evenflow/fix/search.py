@@ -14,8 +14,8 @@ Last its learning rate, if it sets one, is tried higher and lower.
 *Last resorts.* Where nothing is confirmed, doubtful gains are tried from more seeds, then the
 standard recipe whole, which is then shrunk edit by edit, then pairs of patches, then longer
 trials, up to the whole training, for some cures show late.
-*Proof.* What helps at first may harm in the end. So the best and a smaller one, or the second
-best, are trained to the end beside the program, and the next ones while none of these is better
+*Proof.* What helps at first may harm in the end. So the best, a smaller one and the next best
+are trained to the end beside the program, and the next ones while none of these is better
 there; the check has trained the program to its end as well. If none is better, none is offered.
 """
 
@@ -59,7 +59,7 @@ MISSES = 2
 
 DEAR = 10
 """Whole trainings that a search may take before it is content with what was confirmed."""
-PROVEN = 2
+PROVEN = 3
 """Patches that are trained to the end before one is offered: the fastest is not always the best."""
 ATTEMPTS = 4
 """Patches that are trained to the end at most, while none is better there."""
@@ -254,8 +254,9 @@ class _Search:
         while attempts < ATTEMPTS and not any(trial.proof for trial in contest.confirmed):
             order = ranked(contest.confirmed)
             best, rest = order[:1], order[1:]
-            smaller = [one for one in rest if one.patch.size < best[0].patch.size]
-            now = [*best, *(smaller or rest)[: PROVEN - 1]]
+            smaller = [one for one in rest if one.patch.size < best[0].patch.size][:1]
+            others = [one for one in rest if one not in smaller]
+            now = [*best, *smaller, *others][: min(PROVEN, ATTEMPTS - attempts)]
             if not now and not contest.second_string():
                 return
             attempts += len(now)
