@@ -10,13 +10,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import evenflow as ef
-from evenflow.diagnose import Diagnosis, diagnose
+from evenflow.diagnose import CauseName, Diagnosis, diagnose
 from evenflow.fix.candidates import proposed
+from evenflow.fix.remedies.clip import Clip
 from evenflow.fix.remedies.remember import LONG, Remember
 from evenflow.fix.remedy import Case
 from evenflow.fix.screen import screen
 from evenflow.measure.first import first_flows
-from evenflow.surgery import InitRecurrent, Patch, Reinitialise, ReplaceCell, SetLearningRate, SetLoss
+from evenflow.surgery import (
+    ClipGradient,
+    InitRecurrent,
+    Patch,
+    Reinitialise,
+    ReplaceCell,
+    SetLearningRate,
+    SetLoss,
+)
 from tests.fix import programs
 
 STEPS = 120
@@ -64,6 +73,16 @@ def test_where_early_steps_are_not_felt_the_known_cures_go_first(forgetful: Case
     ]
     assert first[0].reason == "long recurrence"
     assert [screen(forgetful, one.patch) for one in first] == [None, None]
+
+
+def test_a_recurrence_that_amplifies_starts_orthogonal_before_anything_else_is_made_of_it() -> None:
+    case = _case(steps=8)
+    vars(case)["causes"] = {CauseName.RECURRENT_GAIN_TOO_LARGE: 0.9}
+    patches = list(Remember().patches(case))
+    assert patches[0].edits == (InitRecurrent("orthogonal"), ClipGradient("norm", 1.0))
+    assert Remember().promise(case) == Clip().promise(case)
+    vars(case)["causes"] = {CauseName.LONG_RECURRENCE: 0.9}
+    assert next(Remember().patches(case)).edits[0] == InitRecurrent("identity")
 
 
 @pytest.mark.parametrize(

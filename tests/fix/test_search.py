@@ -75,6 +75,25 @@ def test_the_best_from_one_seed_are_tried_from_more_and_clear_gains_from_no_othe
     assert counts == {"by 2.0": 1, "by 3.0": 1, "by 7.0": 3, "by 6.0": 3}
 
 
+class _Alike(_Levels):
+    """The best two of the first eight are of one remedy."""
+
+    noise = 0.001
+
+    def candidates(self) -> tuple[list[Candidate], list[str]]:
+        plain, advice = super().candidates()
+        alike = {6.0: "rate", 7.0: "rate"}
+        return [
+            replace(one, remedy=alike.get(_factor(one.patch) or 0.0, one.remedy)) for one in plain
+        ], advice
+
+
+def test_not_both_that_are_tried_from_more_seeds_are_of_one_remedy() -> None:
+    outcome = searched(_Alike(), (0, 1, 2), 40, Workers())  # type: ignore[arg-type]
+    counts = {_factor(trial.patch): len(trial.differences) for trial in outcome.trials}
+    assert counts == {2.0: 1, 3.0: 3, 6.0: 1, 7.0: 3}
+
+
 class _Useless(_Levels):
     """No patch is better."""
 

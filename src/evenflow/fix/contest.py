@@ -31,7 +31,7 @@ DOUBTFUL = 2
 """Patches with a gain that is not beyond doubt, which are tried from more seeds if no other is confirmed. A
 second look makes a chance confirmation somewhat likelier than 2.5 %, at most twice."""
 GAINING = 2
-"""Patches that duel from more than one seed, the best from the first."""
+"""Patches that duel from more than one seed: the best from the first, and the best of another remedy."""
 LONGER = 10
 """Length of the last trials of all, in trials, if nothing else was confirmed: by default the whole
 training, for what learns late."""
@@ -121,7 +121,7 @@ class Contest:
         steps = self.steps if steps is None else steps
         first = self.trainer.paired(finalists, self.seeds[:1], steps)
         self.trials += first
-        gaining = _by_score(trial for trial in first if self._gains(trial))[:GAINING]
+        gaining = _varied(_by_score(trial for trial in first if self._gains(trial)))[:GAINING]
         again = [one for one in finalists if any(one.patch == trial.patch for trial in gaining)]
         self._replace(self.trainer.paired(again, self.seeds, steps))
 
@@ -212,3 +212,12 @@ def _by_score(trials: Iterable[Tried]) -> list[Tried]:
     trials = list(trials)
     comparable = len({trial.measure for trial in trials}) == 1
     return sorted(trials, key=lambda trial: -(trial.patched[0] if comparable else trial.effect))
+
+
+def _varied(trials: Sequence[Tried]) -> list[Tried]:
+    """The first of each remedy before the others: two learning rates fail for the same reason."""
+    seen, first, rest = set[str](), list[Tried](), list[Tried]()
+    for trial in trials:
+        (rest if trial.remedy in seen else first).append(trial)
+        seen.add(trial.remedy)
+    return [*first, *rest]

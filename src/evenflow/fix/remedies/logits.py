@@ -29,6 +29,8 @@ class Logits(Remedy):
             _, targets = pair
             if not targets.is_floating_point():
                 yield Patch([SetLoss("cross_entropy")])
+                yield Patch([SetOutputActivation("softmax")])  # for a loss that takes probabilities
+                yield Patch([RemoveOutputActivation(), SetLoss("cross_entropy")])
             if _is_binary(targets):
                 yield Patch([SetLoss("bce_with_logits")])
                 yield Patch([SetOutputActivation("sigmoid")])  # a softmax over one unit is always 1

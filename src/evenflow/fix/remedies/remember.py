@@ -5,6 +5,7 @@ recurrence go before all other remedies: through either the gradient passes any 
 steps undamped, which neither a learning rate nor a norm can do. A loss at every step hides
 from EF103 how little of the gradient comes from afar. So they also go first where nothing
 raised an alarm, yet the training is known to fail, if a plain net reads longer than it remembers.
+Where a recurrence amplifies, an orthogonal one is what it should have started with.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Remember(Remedy):
     """LSTM, GRU or an orthogonal RNN for a plain one; chrono and forget biases; identity recurrence."""
 
     name = "remember"
-    causes: ClassVar = {CauseName.LONG_RECURRENCE: 1.0, CauseName.RECURRENT_GAIN_TOO_LARGE: 0.7}
+    causes: ClassVar = {CauseName.LONG_RECURRENCE: 1.0, CauseName.RECURRENT_GAIN_TOO_LARGE: 1.0}
     symptoms: ClassVar = {Symptom.VANISHING_GRADIENT: 0.6, Symptom.LOSS_NOT_DECREASING: 0.5}
     reference = (
         "Hochreiter & Schmidhuber 1997; Le, Jaitly & Hinton 2015; Tallec & Ollivier, ICLR 2018; "
@@ -57,6 +58,8 @@ class Remember(Remedy):
         """See :class:`Remedy`."""
         clip = ClipGradient("norm", 1.0)
         if case.modules(nn.RNN, nn.RNNCell):
+            if CauseName.RECURRENT_GAIN_TOO_LARGE in case.causes and not self.first(case):
+                yield Patch([InitRecurrent("orthogonal"), clip])  # of gain 1 from the start
             yield Patch([InitRecurrent("identity"), clip])
             yield Patch([ReplaceCell("orthogonal")])
             if case.sequence_length is not None:
