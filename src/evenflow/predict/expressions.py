@@ -177,11 +177,12 @@ def _match(left: Term, right: Term, pairs: _Pairs) -> None:
     """Find which factors of two terms covary, and give up on the first zero-mean one that has no partner."""
     found: _Pairs = {}
     partners: set[Field] = set()
-    # Cotangents first: they are the likeliest to have no partner.
-    factors = sorted(left.functions, key=lambda pair: not pair[0].cotangent)
+    # What stands on both sides goes with itself; then cotangents, the likeliest to have no partner.
+    both = {a for a, _ in left.functions} & {b for b, _ in right.functions}
+    factors = sorted(left.functions, key=lambda pair: (pair[0] not in both, not pair[0].cotangent))
     for a, f in factors:
         for b, _ in right.functions:
-            if b in partners or a.shape != b.shape:
+            if b in partners or a.shape != b.shape or (a in both and a is not b):
                 continue
             table = cross(a, b)
             if table is not None:

@@ -25,6 +25,7 @@ References:
 from __future__ import annotations
 
 import itertools
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 from functools import cached_property
@@ -35,7 +36,7 @@ import torch
 
 from evenflow.predict import reuse
 from evenflow.predict.combine import align, independent_pair
-from evenflow.predict.table import Table, measured
+from evenflow.predict.table import NEGLIGIBLE, Table, measured
 
 _sources = itertools.count()
 
@@ -249,8 +250,18 @@ def cross(x: Field, y: Field) -> Table | None:
     if (found := _known.get((id(y), id(x)))) is not None:
         return None if found[2] is None else found[2].swapped()
     table = _cross(x, y)
+    if table is not None and _uncorrelated(table, x.table, y.table):
+        table = None
     _known[id(x), id(y)] = (x, y, table)
     return table
+
+
+def _uncorrelated(pair: Table, first: Table, second: Table) -> bool:
+    """Whether E x_i y_j is nothing, and E x_i or E y_j too."""
+    if not (first.centred or second.centred):
+        return False
+    size = math.sqrt(max(first.mean_square * second.mean_square, 0.0))
+    return bool((np.abs(pair.second) <= NEGLIGIBLE * size).all())
 
 
 def _independent(x: Field, y: Field) -> bool:
