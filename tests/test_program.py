@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -169,6 +170,20 @@ def test_check_judges_the_first_batch_and_the_training() -> None:
     assert report.flow is report.flows[""]
     assert len(report.run.steps) == 6
     assert report.healthy
+
+
+@pytest.mark.parametrize(
+    ("first_batch", "seconds", "watching"), [(3.0, 5.0, "2 s"), (9.0, 5.0, "1 s"), (9.0, 0.5, "0.5 s")]
+)
+def test_what_the_first_batch_took_comes_off_what_watching_may_take(
+    monkeypatch: pytest.MonkeyPatch, first_batch: float, seconds: float, watching: str
+) -> None:
+    clock = iter([0.0, first_batch])
+    monkeypatch.setattr(sys.modules["evenflow.check"], "thread_time", lambda: next(clock))
+    run = ef.check(PROGRAM, seconds=seconds).run
+    assert run is not None
+    (cost,) = (event for event in run.events if event.kind == "cost")
+    assert f"budget {watching} over 6 steps" in cost.text
 
 
 def test_check_of_roles_measures_each_loss_without_the_others_parameters() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from time import perf_counter
+from time import perf_counter, thread_time
 from typing import TYPE_CHECKING, Any, overload
 
 import torch
@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from evenflow.intervene import Track
+
+
+LEAST_WATCHING = 1.0
+"""Seconds that watching a whole training may take in any case. Seven faulty programs of the corpus
+and a healthy one had the same findings as with five."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +116,9 @@ def check(
         ignore: Rules to leave out, likewise.
         seed: For the random cotangent that stands in for a missing loss; of a
             program, for its weights, batches and draws.
-        seconds: What watching may add to a program's training time, about.
+        seconds: What looking may add to a program's training time, about. Measuring the first batch
+            comes off it, but for :data:`LEAST_WATCHING`; an event of the run tells which steps were
+            looked at.
         confirm: How many seconds testing the causes may take; True is 5, False or 0 tests none.
         track: Is told how far these tests are.
 
@@ -123,11 +130,12 @@ def check(
     """
     select, ignore = ((words,) if isinstance(words, str) else tuple(words) for words in (select, ignore))
     tensor_stats(torch.zeros(1))  # loads compiled code, so that what follows times the batch alone
-    began = perf_counter()
+    began, thread_began = perf_counter(), thread_time()
     if isinstance(model, Program):
         flows = first_flows(model, seed)
         batch_seconds = perf_counter() - began
-        report = _trained(model, flows, select, ignore, seed, seconds)
+        left = max(seconds - (thread_time() - thread_began), min(seconds, LEAST_WATCHING))
+        report = _trained(model, flows, select, ignore, seed, left)
     else:
         inputs, loss = paired(inputs, loss)
         flow = measure(model, inputs, loss, seed=seed)

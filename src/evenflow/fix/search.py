@@ -28,7 +28,7 @@ from dataclasses import replace
 
 import torch
 
-from evenflow.check import Report, check
+from evenflow.check import LEAST_WATCHING, Report, check
 from evenflow.errors import EvenflowError
 from evenflow.fix.candidates import Candidate, at_other_rates, left_out
 from evenflow.fix.contest import SAME, Contest, again, by_effect
@@ -41,9 +41,6 @@ from evenflow.fix.trials import Trials
 from evenflow.parallel import Workers
 from evenflow.program import Program
 
-WATCHING = 1.0
-"""Seconds that the check before may spend on watching the whole training. Seven faulty programs of the corpus
-and a healthy one had the same findings as with the five seconds of a check alone."""
 SHARE = 0.1
 """Of the program's own training: length of the longest trial."""
 SHORTEST = 20
@@ -121,7 +118,7 @@ def fix(
         )
     if report is None:  # trials come below
         try:
-            report = check(deadline.on(program), confirm=False, seconds=WATCHING)
+            report = check(deadline.on(program), confirm=False, seconds=LEAST_WATCHING)
         except TimeUpError:
             raise EvenflowError(
                 f"The check before the search trains the program once, which takes longer than {minutes:g} "

@@ -155,7 +155,7 @@ def _dense_stats(flat: Tensor, repeats: int) -> Stats:
 
 def at_its_address(tensor: Tensor) -> bool:
     """Whether compiled code finds the entries in main memory, as they are."""
-    return tensor.device.type == "cpu" and type(tensor) is Tensor and not tensor.is_neg()
+    return tensor.is_cpu and type(tensor) is Tensor and not tensor.is_neg()
 
 
 @cache
