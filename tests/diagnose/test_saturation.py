@@ -118,3 +118,9 @@ def test_a_loss_of_derivatives_does_not_make_a_gate_of_a_tanh() -> None:
     times = torch.rand(64, 1)
     assert only(Program(Slope(1000.0), times, lambda y: y.square().mean()), RULE).site == "net.1"
     assert silent(Program(Slope(1.0), times, lambda y: y.square().mean()), RULE)
+
+
+def test_a_part_without_gradients_is_left_out() -> None:
+    model = network(3, nn.Tanh)
+    model[0].requires_grad_(False)
+    assert silent(classify(model, batch()), RULE)

@@ -141,6 +141,8 @@ class OpGraph:
         What a loss of derivatives multiplies (tanh' is 1 − tanh²) is no signal that a gate lets through.
         """
         consumers = self.consumers.get(order, ())
+        if not consumers:
+            return False
         derivative = f"{self.gradients[order].site.op}_backward"
         if any(self.gradients[consumer].site.op == derivative for consumer in consumers):
             return False
