@@ -8,11 +8,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+import torch
+from torch import nn
 
 from evenflow.diagnose.history import History, LossCurve
 from evenflow.diagnose.history.grid import grids
 from evenflow.diagnose.rule import CannotJudgeError
 from evenflow.flow import Role, Run
+from evenflow.measure import measure
 from tests.diagnose.runs import ADAM, SGD, Output, Weight, run
 
 
@@ -120,3 +123,17 @@ def test_the_first_step_that_is_no_number() -> None:
     assert curve.first_unsound == 20
     assert curve.highest == math.inf
     assert curve.end == 1.0
+
+
+def test_a_cross_entropy_gains_from_what_guessing_costs() -> None:
+    logits, labels = 20.0 * torch.randn(256, 10), torch.randint(0, 10, (256,))
+    first = {"": measure(nn.Linear(10, 10), logits, lambda y: nn.functional.cross_entropy(y, labels))}
+    wide = run(100, Weight("0.weight"), Output("0", shape=(64, 10)), loss=lambda s: 8.0 if s < 3 else 1.5)
+    known, unknown = History(wide, first), History(wide)
+    assert known.gained(known.loss()) == pytest.approx(1.0 - 1.5 / math.log(10))
+    assert not known.has_learned, "it knows little more than to give all classes alike"
+    assert unknown.gained(unknown.loss()) == pytest.approx(1.0 - 1.5 / 8.0), "it may be another loss"
+    assert unknown.has_learned
+    low = run(100, Weight("0.weight"), Output("0", shape=(64, 10)), loss=lambda s: 2.0 if s < 3 else 0.9)
+    assert History(low, first).gained(History(low, first).loss()) == pytest.approx(0.55)
+    assert History(low, first).has_learned

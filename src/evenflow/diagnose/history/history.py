@@ -31,6 +31,9 @@ SAMPLE = 16
 """Entries of a batch of targets below which their variance is not taken (a judgement: the standard error is
 √(2/n), a third, for the normal distribution)."""
 
+LEARNED = 0.5
+"""Share by which a loss has come down in a training that learns (a judgement, as in EF610)."""
+
 _LOSS_NAMES = ("loss", "train_loss", "train/loss", "loss/train", "training_loss")
 
 
@@ -166,7 +169,7 @@ class History:
 
     @cached_property
     def has_learned(self) -> bool:
-        """Whether a loss that ought to fall fell by more than half, and below that of guessing."""
+        """Whether a loss that ought to fall fell by more than half, and by half of what guessing costs."""
         try:
             curves = [self.loss(role) for role in self.learners[:1]]
         except CannotJudgeError:
@@ -176,19 +179,24 @@ class History:
             guessing = (1.0 - GUESSING.value) * self.guess.loss
         if self.variance is not None:
             guessing = self.variance
-        return any(curve.learned and curve.end < guessing for curve in curves)
+        return any(
+            curve.learned and curve.end < guessing and self.gained(curve) > LEARNED for curve in curves
+        )
 
     def gained(self, curve: LossCurve) -> float:
-        """The share by which a loss came down; a squared error from what the mean of its targets costs.
+        """The share by which a loss came down, at most from what an answer costs that ignores the input.
 
-        A cross-entropy starts near the cost of guessing. A squared error starts above the
-        variance of its targets by whatever the first output is off, and coming down to it
-        means nothing but that the output's bias was learned: 1 − loss/variance is the
-        coefficient of determination R².
+        A loss starts above that by whatever the first output is off, and coming down to it means
+        nothing but that the output's size or bias was learned. For a squared error it is the variance
+        of the targets, and 1 − loss/variance is the coefficient of determination R²; for a mean
+        cross-entropy, known where the first batch was measured, ln C.
         """
-        if self.variance is None or not 0.0 < self.variance < curve.start:
+        idle = self.variance
+        if idle is None and self.guess is not None and self.frequencies is not None:
+            idle = self.guess.loss
+        if idle is None or not 0.0 < idle < curve.start:
             return curve.relative_fall
-        return 1.0 - curve.end / self.variance
+        return 1.0 - curve.end / idle
 
     @cached_property
     def is_adversarial(self) -> bool:

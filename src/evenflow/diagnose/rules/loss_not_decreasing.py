@@ -203,7 +203,7 @@ def _overwritten(history: History, role: str, curve: LossCurve) -> str:
     """What a loss does whose first weights large steps have replaced by larger ones; empty if it halves."""
     from evenflow.diagnose.suspects import largest_early_update, typical_gain
 
-    if curve.relative_fall >= HALVED.value or len(curve) < PATIENCE.value:
+    if history.gained(curve) >= HALVED.value or len(curve) < PATIENCE.value:
         return ""
     size, gain = largest_early_update(history, role), typical_gain(history, role)
     if size is None or gain is None or size <= LARGE_UPDATE.value:
