@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import evenflow as ef
+from evenflow.check import LEAST_WATCHING
 from evenflow.errors import EvenflowError
 from evenflow.fix import Outcome, search
 from evenflow.fix.candidates import Candidate
@@ -196,7 +197,7 @@ def test_the_check_before_a_search_is_short_and_not_made_twice(monkeypatch: pyte
     monkeypatch.setattr(search, "check", check)
     ef.fix(_program())
     ef.fix(_program(), report=_Healthy())  # type: ignore[arg-type]
-    assert spent == [search.WATCHING]
+    assert spent == [LEAST_WATCHING]
 
 
 class _TwoFaults(_Levels):
