@@ -225,6 +225,29 @@ def test_a_patch_grows_by_what_alone_did_nothing() -> None:
     assert outcome.patches[0].patch.edits == (_TwoFaults.OPEN, _TwoFaults.HIDDEN)
 
 
+class _Overlapping(_Levels):
+    """Nothing helps; of three recipes one holds all of another's edits, and one a part of them."""
+
+    def candidates(self) -> tuple[list[Candidate], list[str]]:
+        recipes = {"all": (2.0, 3.0, 4.0), "part": (2.0, 3.0), "mixed": (2.0, 5.0)}
+        patches = {name: Patch([SetLearningRate(factor=f) for f in two]) for name, two in recipes.items()}
+        return [Candidate(patch, name, "", 1.0) for name, patch in patches.items()], []
+
+    def _course(self, job: tuple[Patch | None, int, int]) -> Course:
+        patch, seed, steps = job
+        level = 1.0 + 0.001 * seed + (0 if patch is None else 0.001 * patch.size)
+        return Course((level - (0.1 if steps < 40 and patch is not None else 0),) * steps, None, 0.0)
+
+
+def test_what_two_patches_have_in_common_is_made_once_where_they_are_joined() -> None:
+    outcome = searched(_Overlapping(), (0, 1, 2), 40, Workers())  # type: ignore[arg-type]
+    joined = [one.patch for one in outcome.trials if " and " in one.remedy]
+    factors = [[edit.factor for edit in patch.edits if isinstance(edit, SetLearningRate)] for patch in joined]
+    assert [2.0, 3.0, 5.0] in factors
+    assert all(len(set(two)) == len(two) for two in factors)
+    assert not any(patch == _Overlapping().candidates()[0][0].patch for patch in joined)
+
+
 class _Late(_Levels):
     """What cures it shows after 100 steps only."""
 

@@ -40,6 +40,7 @@ from evenflow.fix.track import Track, silently
 from evenflow.fix.trials import Trials
 from evenflow.parallel import Workers
 from evenflow.program import Program
+from evenflow.surgery import Patch
 
 SHARE = 0.1
 """Of the program's own training: length of the longest trial."""
@@ -281,8 +282,9 @@ class _Search:
 
     def _pairs(self) -> list[Candidate]:
         """Pairs of what came out best on its own, of different remedies."""
-        best = by_effect(self.contest.trials)[:PAIRED]
-        return [_joined(a, b) for a, b in itertools.combinations(best, 2) if a.remedy != b.remedy][:WAVE]
+        best, known = by_effect(self.contest.trials)[:PAIRED], self.contest.known
+        pairs = [_joined(a, b) for a, b in itertools.combinations(best, 2) if a.remedy != b.remedy]
+        return [one for one in pairs if one.patch not in known][:WAVE]
 
     def _grown(self) -> list[Candidate]:
         """The best patch and one more, of another remedy each; first what was confirmed on its own.
@@ -334,4 +336,6 @@ class _Search:
 
 
 def _joined(a: Candidate | Tried, b: Candidate | Tried) -> Candidate:
-    return Candidate(a.patch + b.patch, f"{a.remedy}{AND}{b.remedy}", f"{a.reason}; {b.reason}", 1.0)
+    """One and then the other; an edit that both have is made once."""
+    more = tuple(edit for edit in b.patch.edits if edit not in a.patch.edits)
+    return Candidate(a.patch + Patch(more), f"{a.remedy}{AND}{b.remedy}", f"{a.reason}; {b.reason}", 1.0)
