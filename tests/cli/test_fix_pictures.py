@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -102,3 +103,5 @@ def test_tables() -> None:
     assert alike.seedless
     assert cells(alike)["verdict"] == "inconclusive"
     assert cells(alike)["gain"] == "–"
+    lost = replace(alike, losses_before=(), baseline=(-1e6, -1e9), patched=(-1.0, -1.01))
+    assert cells(lost)["gain"].startswith("above 20"), "20.11 and 20.1 more than where it counts as lost"

@@ -63,7 +63,11 @@ def test_a_baseline_that_diverges_to_other_powers_of_ten_hides_no_gain() -> None
     wild, tame = (-615119.0, -1002758.7, -3912112.7), (-0.25, -0.18, -0.17)
     trial = Tried(Patch([ClipGradient()]), "clip", "", 62, wild, tame, 1.0)
     assert trial.verdict is Verdict.CONFIRMED
-    assert trial.differences == pytest.approx((1.25, 1.32, 1.33))
+    centre, reach = -0.2 + 0.25 + 10 * (0.25 + 1), 4.3027 * math.sqrt(0.0019 / 3)  # Student's t of 2
+    assert trial.interval == pytest.approx((centre - reach, centre + reach), rel=1e-4)
+    assert trial.effect > 1e6, "patches are compared by the whole gain"
+    assert trial.diverged
+    assert not replace(trial, baseline=(-0.5, -0.4, -0.6)).diverged
     assert replace(trial, baseline=tame, patched=wild).verdict is not Verdict.CONFIRMED
     once = replace(trial, baseline=(-3912112.7, 0.1, 0.1), patched=(0.1, 0.1, 0.1))
     assert once.verdict is Verdict.INCONCLUSIVE

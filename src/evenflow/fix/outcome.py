@@ -33,6 +33,10 @@ SIGNS = 6
 """Seeds whose smallest and largest gain hold the median with 95 %: all lie on one side of it with a
 probability of 2⁻⁵ = 3 % (Conover, Practical Nonparametric Statistics, 1999, sections 3.2 and 3.4)."""
 
+LOST = 10.0
+"""Times the worst patched score's size (and 1) that a baseline lies below it where it has diverged. How far
+says nothing then: each seed goes to another power of ten, and no interval leaves out 0. A judgement."""
+
 
 def gains(before: float, after: float) -> bool:
     """Whether one score is above another by more than nothing, see :data:`LEAST`."""
@@ -97,17 +101,30 @@ class Tried:
 
     @property
     def differences(self) -> tuple[float, ...]:
-        """Patched minus unpatched, seed by seed.
-
-        A baseline that broke, or that ended further below the worst patched score than that score's own
-        size and 1, counts as if it had ended there. What diverges does so by other powers of ten from
-        every seed; no interval of their mean would leave out 0, however sure the patch.
-        """
-        worst = min((score for score in self.patched if score > float("-inf")), default=0.0)
-        floor = worst - abs(worst) - 1.0
+        """Patched minus unpatched, seed by seed; a baseline that broke counts as the worst patched one."""
+        floor = self._worst - abs(self._worst) - 1.0
         return tuple(
-            after - max(before, floor) for before, after in zip(self.baseline, self.patched, strict=True)
+            after - (before if before > float("-inf") else floor)
+            for before, after in zip(self.baseline, self.patched, strict=True)
         )
+
+    @property
+    def diverged(self) -> bool:
+        """Whether a gain is larger than it counts in the interval, for its baseline is :data:`LOST`."""
+        return self._bounded != self.differences
+
+    @property
+    def _bounded(self) -> tuple[float, ...]:
+        """The differences, with a baseline that is lost at the point where it counts as that."""
+        lost = self._worst - LOST * (abs(self._worst) + 1.0)
+        return tuple(
+            min(gain, after - lost) for gain, after in zip(self.differences, self.patched, strict=True)
+        )
+
+    @property
+    def _worst(self) -> float:
+        """The worst patched score of those that did not break."""
+        return min((score for score in self.patched if score > float("-inf")), default=0.0)
 
     @property
     def effect(self) -> float:
@@ -121,11 +138,13 @@ class Tried:
         Of its mean, by Student's t. Where that holds 0 although every seed of :data:`SIGNS` or
         more says the same, of its median: from the smallest gain to the largest. A program that
         broke from one seed and not from the others makes t's as wide as its worst score is low.
+        For the same reason what is :data:`LOST` counts as no worse than that.
         Who has two ways to be sure errs at most twice as often.
         """
         if self.seedless:
             return None
-        found, gained = interval(self.differences), self.differences
+        gained = self._bounded
+        found = interval(gained)
         if found is not None and found[0] <= 0 <= found[1] and len(gained) >= SIGNS:
             low, high = min(gained), max(gained)
             return (low, high) if low > 0 or high < 0 else found

@@ -27,7 +27,10 @@ def ranked(outcome: Outcome) -> list[Tried]:
 
 def cells(trial: Tried) -> dict[str, str]:
     """A row of the table as text."""
-    gain = "–" if trial.interval is None else f"{number(trial.interval[0])} … {number(trial.interval[1])}"
+    gain = "–"
+    if trial.interval is not None:
+        low, high = map(number, trial.interval)
+        gain = f"above {low}" if trial.diverged else f"{low} … {high}"
     return {
         "verdict": str(trial.verdict),
         "change": trial.patch.describe(),
