@@ -32,13 +32,9 @@ COLUMNS = 5
 SMALLEST_MEAN_SQUARE = 2.0**-106
 """A product below 2⁻¹²⁶ may be flushed to zero, and loses at most that: 2⁻²⁰ of mean squares from here on."""
 _BLOCK = 4096
-_GOLDEN, _SCRAMBLER = 0x9E3779B1, 0x85EBCA6B
-"""Odd factors that spread bits: the golden ratio times 2³² (Knuth, The Art of Computer Programming, 6.4), and
-that of MurmurHash3's last step, whose way it is to shift and multiply."""
 
 Addresses: TypeAlias = npt.NDArray[np.int64]
 Counts: TypeAlias = npt.NDArray[np.int64]
-Checksums: TypeAlias = npt.NDArray[np.int64]
 Totals: TypeAlias = npt.NDArray[np.float64]
 
 
@@ -132,83 +128,72 @@ def totals(addresses: Addresses, counts: Counts, out: Totals) -> None:
 
 
 @compile_function()
-def _checksum(bits: Any, start: int) -> Any:
-    """Of a block from entry ``start`` on.
-
-    An entry is scrambled into another number for other bits and elsewhere, so a change of one
-    always shows in the sum, and that of several stays hidden once in some 2³⁰ times.
-    """
-    found, salt = np.uint32(0), np.uint32(np.uint32(start) * np.uint32(_GOLDEN))
+def _differ(bits: Any, others: Any) -> Any:
+    """Bits that any two entries do not share."""
+    found = np.uint32(0)
     for i in range(bits.size):
-        entry = np.uint32(bits[i] + salt)
-        salt = np.uint32(salt + np.uint32(_GOLDEN))
-        entry = np.uint32(np.uint32(entry ^ (entry >> np.uint32(16))) * np.uint32(_SCRAMBLER))
-        found = np.uint32(found + np.uint32(entry ^ (entry >> np.uint32(13))))
+        found = np.uint32(found | np.uint32(bits[i] ^ others[i]))
     return found
 
 
 @compile_function()
-def _move(x: Any, y: Any) -> None:
-    for i in range(y.size):
-        y[i] = x[i]
+def _move(bits: Any, to: Any) -> None:
+    for i in range(to.size):
+        to[i] = bits[i]
 
 
 @compile_function()
-def keep(addresses: Addresses, counts: Counts, copies: Addresses, checksums: Checksums, out: int) -> None:
-    """As :func:`read`; what another address does not hold already is copied to it.
+def keep(addresses: Addresses, counts: Counts, copies: Addresses, out: int) -> None:
+    """As :func:`read`; what another address does not hold already, bit by bit, is copied to it.
 
     Args:
         addresses: Of the tensors.
         counts: How many entries they have.
         copies: Where each is copied to.
-        checksums: Of what stands there, −1 if that is not known; afterwards of the tensors.
         out: Address of the first row.
     """
     for i in range(addresses.size):
         count = counts[i]
         x = array(pointer(addresses[i]), count, np.float32)
         bits = array(pointer(addresses[i]), count, np.uint32)
+        copy = array(pointer(copies[i]), count, np.uint32)
         row = array(pointer(out + 8 * COLUMNS * i), COLUMNS, np.float64)
         row[:] = 0.0
-        largest = checksum = np.uint32(0)
+        largest = np.uint32(0)
         for start in range(0, count, _BLOCK):
-            block = bits[start : start + _BLOCK]
+            block, kept = bits[start : start + _BLOCK], copy[start : start + _BLOCK]
             largest = _add(x[start : start + _BLOCK], block, row, largest)
-            checksum = np.uint32(checksum + _checksum(block, start))
+            if _differ(block, kept) != 0:
+                _move(block, kept)
         _finish(row, count, largest)
-        if checksums[i] != np.int64(checksum):
-            _move(x, array(pointer(copies[i]), count, np.float32))
-            checksums[i] = np.int64(checksum)
 
 
 @compile_function()
-def _subtract(x: Any, y: Any, difference: Any) -> None:
+def _replace(x: Any, y: Any, difference: Any) -> None:
+    """The difference x − y, and y in the place of x."""
     for i in range(difference.size):
-        difference[i] = x[i] - y[i]
+        value = y[i]
+        difference[i] = x[i] - value
+        x[i] = value
 
 
 @compile_function()
-def change(old: Addresses, new: Addresses, counts: Counts, checksums: Checksums, out: int) -> None:
-    """As :func:`read`, of the differences old − new, taken in float32; then old is new, with its checksum."""
+def change(old: Addresses, new: Addresses, counts: Counts, out: int) -> None:
+    """As :func:`read`, of the differences old − new, taken in float32; then old is new."""
     difference = np.empty(_BLOCK, np.float32)
-    difference_bits = difference.view(np.uint32)
+    bits = difference.view(np.uint32)
     for i in range(old.size):
         count = counts[i]
         x = array(pointer(old[i]), count, np.float32)
         y = array(pointer(new[i]), count, np.float32)
-        bits = array(pointer(new[i]), count, np.uint32)
         row = array(pointer(out + 8 * COLUMNS * i), COLUMNS, np.float64)
         row[:] = 0.0
-        largest = checksum = np.uint32(0)
+        largest = np.uint32(0)
         for start in range(0, count, _BLOCK):
             size = min(_BLOCK, count - start)
-            before, after = x[start : start + size], y[start : start + size]
-            _subtract(before, after, difference[:size])
-            largest = _add(difference[:size], difference_bits[:size], row, largest)
-            checksum = np.uint32(checksum + _checksum(bits[start : start + size], start))
-            _move(after, before)
+            _replace(x[start : start + size], y[start : start + size], difference[:size])
+            largest = _add(difference[:size], bits[:size], row, largest)
         _finish(row, count, largest)
-        checksums[i] = np.int64(checksum)
 
 
 @compile_function()
@@ -234,10 +219,9 @@ def load() -> None:
     x, copy, out = np.ones(1, np.float32), np.ones(1, np.float32), np.zeros(COLUMNS)
     address, row = x.ctypes.data, out.ctypes.data
     here, there, counts = np.array([address]), np.array([copy.ctypes.data]), np.ones(1, np.int64)
-    checksums = np.full(1, -1)
     one(address, 1, row)
     read(here, counts, row)
     totals(here, counts, out)
-    keep(here, counts, there, checksums, row)
-    change(there, here, counts, checksums, row)
+    keep(here, counts, there, row)
+    change(there, here, counts, row)
     outside(address, 1, 0.0, 1.0)

@@ -4,26 +4,20 @@ One copy of the weights is kept. After a step it is brought up to date by the pa
 that reads old and new weight for the update, so in front of the next step there is
 mostly nothing to copy. Whether there is cannot be told from autograd's counts of
 changes, which writes through ``.data`` (the weight clipping of a WGAN) go past. So
-the pass that reads the weights for their moments takes a checksum of their bits
-along, and what differs from that of the copy is copied anew. A change of one entry
-always shows; one of several goes unseen once in some 2³⁰ times.
+the pass that reads the weights for their moments compares them with the copy, and
+copies what differs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias, final
+from typing import final
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from evenflow.watch.moments import Page, where
-
-Numbers: TypeAlias = npt.NDArray[np.int64]
-
-_UNKNOWN = -1
 
 
 @final
@@ -33,7 +27,6 @@ class Copies:
     def __init__(self) -> None:
         self._kept: list[Tensor] = []
         self._addresses, self._counts = where(self._kept)
-        self._checksums: Numbers = np.zeros(0, np.int64)
 
     def take(self, page: Page, weights: Sequence[Tensor]) -> None:
         """Write the moments of weights into the first rows of a page, and have a copy of each.
@@ -45,10 +38,9 @@ class Copies:
         self._make_room(weights)
         compiled = page.compiled_for(weights)
         if compiled is not None:
-            compiled.keep(*where(weights), self._addresses, self._checksums, page.address(0, len(weights)))
+            compiled.keep(*where(weights), self._addresses, page.address(0, len(weights)))
             return
         page.put_all(0, weights)
-        self._checksums[:] = _UNKNOWN
         if weights:
             with torch.no_grad():
                 torch._foreach_copy_(self._kept, [weight.detach() for weight in weights])
@@ -72,12 +64,9 @@ class Copies:
             chosen, (to, counts) = np.array(places, np.int64), where(weights)
             if not np.array_equal(counts, self._counts[chosen]):
                 raise ValueError("a parameter got another size inside the optimizer's step")
-            checksums = self._checksums[chosen]
-            compiled.change(self._addresses[chosen], to, counts, checksums, page.address(first, len(weights)))
-            self._checksums[chosen] = checksums
+            compiled.change(self._addresses[chosen], to, counts, page.address(first, len(weights)))
             return None
         old = [self._kept[place] for place in places]
-        self._checksums[:] = _UNKNOWN
         if old:
             with torch.no_grad():
                 torch._foreach_sub_(old, [weight.detach() for weight in weights])
@@ -86,7 +75,7 @@ class Copies:
 
     def clear(self) -> None:
         """Give the memory back."""
-        self._kept, self._checksums = [], np.zeros(0, np.int64)
+        self._kept = []
         self._addresses, self._counts = where(self._kept)
 
     def _make_room(self, weights: Sequence[Tensor]) -> None:
@@ -94,15 +83,11 @@ class Copies:
         if all(fits) and len(self._kept) == len(weights):
             return
         fits += [False] * (len(weights) - len(fits))
-        known = [place if fit else None for place, fit in enumerate(fits)]
         self._kept = [
-            torch.empty_like(now, requires_grad=False) if place is None else self._kept[place]
-            for now, place in zip(weights, known, strict=True)
+            self._kept[place] if fit else torch.empty_like(now, requires_grad=False)
+            for place, (now, fit) in enumerate(zip(weights, fits, strict=True))
         ]
         self._addresses, self._counts = where(self._kept)
-        self._checksums = np.array(
-            [_UNKNOWN if place is None else self._checksums[place] for place in known], np.int64
-        )
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:
