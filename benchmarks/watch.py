@@ -24,10 +24,13 @@ else it would take their time for training and spend a share of that too.
 ``--clock cpu`` counts processor time, of all threads, in place of wall-clock time:
 for machines that others use at the same time.
 
-The floor is what "everything" has to read and write, and the time that PyTorch takes for
-just that. While they are in the cache: outputs, their gradients and those of parameters
-as they are made, once. From memory: weights, gradients after clipping and second
-moments once, and for the update old and new weights, of which a copy is brought up to date.
+The floor is what "everything" has to read and write at least, and the time that PyTorch
+takes for just that, by its cheapest operations, at the same moments of the same training,
+so that what is in the cache then is in it now. As they are made: outputs, their gradients
+and those of parameters, once. Around the optimizer's step, mostly from memory: gradients
+after clipping and second moments once; weights once, with a copy written, which for the
+update is read again beside the new ones. (evenflow compares and brings up to date the copy
+it has, which is one read more.) Hooks are not in it, nor anything else of Python's.
 
 ``--compiled``: the models are compiled with ``torch.compile(fullgraph=True)``. A tool that
 breaks the graph is told by name.
@@ -48,6 +51,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -57,9 +61,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evenflow.flow import Role
-from evenflow.watch import Watch, guard, watch, watcher
-from evenflow.watch.moments import Page
+from evenflow.watch import guard, watch, watcher
+from evenflow.watch.moments import Page, flat
+from evenflow.watch.passes import main_tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.measure import Case, gpt2, mlp, resnet
@@ -68,8 +72,7 @@ NETS: dict[str, Callable[[], Case]] = {"mlp": mlp, "resnet": resnet, "gpt2": gpt
 Step = Callable[[], Tensor]
 _WARM_UP = 3
 _FEWEST_ROUNDS = 10
-_COLD_READS = 3
-"""Of each parameter, from memory: weight, gradient after clipping, second moment."""
+_FLOOR_STEPS = 21
 
 
 def training(case: Case) -> tuple[nn.Module, torch.optim.Optimizer, Step]:
@@ -192,33 +195,82 @@ def with_nothing(stack: ExitStack, model: nn.Module, optimizer: torch.optim.Opti
     return step
 
 
-def floor(run: Watch, clock: Callable[[], float]) -> tuple[float, float]:
-    """What one fully sampled step reads and writes, in MB, and the seconds of just that."""
-    flow = run.run.flow()
-    sizes = {
-        role: [row.stats.count for row in flow.select(role) if row.stats is not None]
-        for role in (Role.ACTIVATION, Role.ACTIVATION_GRADIENT, Role.PARAMETER)
-    }
-    weights = sizes[Role.PARAMETER]
-    made = [torch.ones(size) for role in sizes.values() for size in role]
-    cold = [torch.ones(size) for size in _COLD_READS * weights]
-    copies = [(torch.ones(size), torch.ones(size)) for size in weights]
+class Floor:
+    """Nothing but what has to be read and written to see everything, and the time of just that.
 
-    def read_cold() -> None:
-        for tensor in cold:
-            torch.dot(tensor, tensor)
-        for old, new in copies:
-            old.copy_(new)
+    Args:
+        clock: The time.
+    """
 
-    def once() -> float:
-        spent = seconds(read_cold, clock)
-        for tensor in made:
-            tensor.fill_(1.0)
-            spent += seconds(partial(torch.dot, tensor, tensor), clock)
-        return spent
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self.bytes: Counter[str] = Counter()
+        self._clock = clock
+        self._nothing = min(seconds(lambda: None, clock) for _ in range(1000))
+        self._output: Tensor | None = None
 
-    entries = sum(tensor.numel() for tensor in made + cold) + 3 * sum(weights)
-    return 4e-6 * entries, min(once() for _ in range(5))
+    def _take(self, what: str, run: Callable[..., object], *tensors: Tensor) -> None:
+        """Run something on tensors, each of which it reads or writes once."""
+        entries = [flat(tensor.detach()) for tensor in tensors]
+        self.seconds[what] += seconds(partial(run, *entries), self._clock) - self._nothing
+        self.bytes[what] += sum({x.data_ptr(): x.nbytes for x in entries}.values())
+
+    def _read(self, what: str, tensor: Tensor) -> None:
+        self._take(what, torch.dot, tensor, tensor)
+
+    def attach(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Have a training with AdamW read all that."""
+        parameters = list(model.parameters())
+        copies = [torch.empty_like(parameter) for parameter in parameters]
+
+        def leave(module: nn.Module, args: Any, output: Any) -> None:
+            tensor = main_tensor(output)
+            if tensor is not None and tensor is not self._output:
+                self._output = tensor
+                self._read("outputs", tensor)
+                tensor.register_hook(partial(self._read, "their gradients"))
+
+        def made(parameter: Tensor) -> None:
+            assert parameter.grad is not None
+            self._read("gradients", parameter.grad)
+
+        def before(*_: Any) -> None:
+            for parameter, kept in zip(parameters, copies, strict=True):
+                assert parameter.grad is not None
+                self._read("gradients after clipping", parameter.grad)
+                self._take("weights", Tensor.copy_, kept, parameter)
+
+        def after(*_: Any) -> None:
+            for parameter, kept in zip(parameters, copies, strict=True):
+                self._take("updates", torch.dot, kept, parameter)
+                self._read("second moments", optimizer.state[parameter]["exp_avg_sq"])
+
+        for module in model.modules():
+            module.register_forward_hook(leave)
+        for parameter in parameters:
+            parameter.register_post_accumulate_grad_hook(made)
+        optimizer.register_step_pre_hook(before)
+        optimizer.register_step_post_hook(after)
+
+
+def floor(case: Case, clock: Callable[[], float]) -> str:
+    """What a fully sampled step of a net has to move, and in which share of its own time, as a line."""
+    _, _, bare = training(copy.deepcopy(case))
+    model, optimizer, step = training(copy.deepcopy(case))
+    found = Floor(clock)
+    found.attach(model, optimizer)
+    shares: dict[str, list[float]] = {}
+    for index in range(_WARM_UP + _FLOOR_STEPS):
+        found.seconds.clear()
+        found.bytes.clear()
+        alone = seconds(bare, clock)
+        step()
+        if index >= _WARM_UP:
+            for what, spent in {**found.seconds, "all": sum(found.seconds.values())}.items():
+                shares.setdefault(what, []).append(spent / alone)
+    *parts, total = ((what, statistics.median(one)) for what, one in shares.items())
+    told = ", ".join(f"{what} {share:.3f} ({found.bytes[what] / 1e6:.0f} MB)" for what, share in parts)
+    return f"{1 + total[1]:.3f}, {found.bytes.total() / 1e6:.0f} MB: {told}"
 
 
 class Clock:
@@ -335,11 +387,7 @@ def compare(
             if hasattr(step, "run"):
                 print(f"  {tool} says of itself: {step.run.cost}")
         if "evenflow, everything" in steps:
-            everything: Watch = steps["evenflow, everything"].run  # type: ignore[attr-defined]
-            everything.close()
-            megabytes, spent = floor(everything, read)
-            share = spent / statistics.median(bare)
-            print(f"  floor: {megabytes:.0f} MB in {spent * 1e3:.1f} ms, {1 + share:.3f}")
+            print(f"  floor: {floor(original, read)}")
 
 
 def call_cost() -> None:
