@@ -23,6 +23,14 @@ Version: TypeAlias = tuple[int, int]
 _Noted: TypeAlias = tuple[Tensor, int, Flag]
 
 
+class _Listeners(list[Listener]):
+    """All of them as one."""
+
+    def __call__(self, gradient: Tensor) -> None:
+        for listener in self:
+            listener(gradient)
+
+
 @final
 class Readings:
     """What was found of the tensors that were read last."""
@@ -31,7 +39,7 @@ class Readings:
         self._latest: _Noted | None = None
         self._before: _Noted | None = None
         self._finite_gradients: set[Version] = set()
-        self._expected: tuple[Tensor, int, list[Listener]] | None = None
+        self._expected: tuple[Tensor, int, _Listeners] | None = None
 
     def note(self, tensor: Tensor, flag: Flag | None) -> None:
         """A tensor was read.
@@ -73,14 +81,9 @@ class Readings:
 
         One hook serves all, for a hook takes longer than most of what is done in it.
         """
-        listeners = [listener]
+        listeners = _Listeners((listener,))
         self._expected = tensor, tensor._version, listeners
-
-        def arrived(gradient: Tensor) -> None:
-            for each in listeners:
-                each(gradient)
-
-        tensor.register_hook(arrived)
+        tensor.register_hook(listeners)
 
     def on_gradient(self, tensor: Tensor, listener: Listener) -> None:
         """Have ``listener`` told the gradient of ``tensor``, after who expects it already."""

@@ -26,9 +26,8 @@ same place of a healthy step is not held against a module.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias, final
 
@@ -85,7 +84,7 @@ class Call:
     micro_batch: int
     began: int
     leaf: bool
-    inputs: set[tuple[int, int]] = field(default_factory=set)
+    inputs: tuple[tuple[int, int], ...] = ()
     sent: Flag | None = None
 
     def inside(self, other: Call) -> bool:
@@ -112,9 +111,9 @@ class Value:
         version: Of what the flag is about; −1 if it was not read.
     """
 
-    returned_by: list[Call] = field(default_factory=list)
-    taken_by: list[Call] = field(default_factory=list)
-    sent: list[tuple[Call, Tensor]] = field(default_factory=list)
+    returned_by: tuple[Call, ...] = ()
+    taken_by: tuple[Call, ...] = ()
+    sent: tuple[tuple[Call, Tensor], ...] = ()
     flag: Flag = False
     version: int = -1
 
@@ -126,7 +125,7 @@ class Value:
                 flag = call.sent + flag
             if call.sent is not True:
                 call.sent = flag or call.sent if not isinstance(flag, Tensor) else flag
-        self.sent.clear()
+        self.sent = ()
 
 
 class _Door(NamedTuple):
@@ -171,7 +170,7 @@ class Sentinels:
         self.usual: set[Place] = set()
         """Places that were not finite in healthy steps."""
         self._stack: list[Call] = []
-        self._counts: Counter[str] = Counter()
+        self._counts: dict[str, int] = {}
         self._ran: set[str] = set()
         self._doors: list[_Door] = []
         self._values: dict[tuple[int, int], Value] = {}
@@ -230,7 +229,7 @@ class Sentinels:
         self._counts.clear()
         self._doors.clear()
         for value in self._values.values():  # which a graph may keep alive
-            value.sent.clear()
+            value.sent = ()
         self._values.clear()
         self._arrivals.clear()
         self._gradients.clear()
@@ -298,7 +297,7 @@ class Sentinels:
             if self._active:
                 self._passes += 1
                 self._counts.clear()
-        number = self._counts[path]
+        number = self._counts.get(path, 0)
         self._counts[path] = number + 1
         self._ran.add(path)
         return Call(path, number, caller, self._passes - 1, began, leaf)
@@ -314,10 +313,11 @@ class Sentinels:
             value = self._values[key] = Value()
             self._readings.on_gradient(tensor, partial(self._arrives, value))
         if entered:
-            value.taken_by.append(call)
-            call.inputs.add(key)
+            value.taken_by += (call,)
+            if key not in call.inputs:
+                call.inputs += (key,)
         else:
-            value.returned_by.append(call)
+            value.returned_by += (call,)
         if not read:
             return False
         if value.version != tensor._version:
@@ -333,7 +333,7 @@ class Sentinels:
     def _arrives(self, value: Value, gradient: Tensor) -> None:
         """Not timed where the figures know that all is well, for that would take longer."""
         if self._asked and self._readings.finite(gradient):
-            value.sent.clear()
+            value.sent = ()
         else:
             self._arrived(value, gradient)
 
@@ -341,7 +341,7 @@ class Sentinels:
         if self._active or self._values:
             flag = self._readings.bad(gradient)
             if flag is False:  # so is all that was sent
-                value.sent.clear()
+                value.sent = ()
             else:
                 self._arrivals.append((value, flag))
                 value.judge()
@@ -428,7 +428,7 @@ class Sentinels:
         for place, value in below:
             gradient = sent[place]
             if gradient is not None and (self._active or self._values):
-                value.sent.append((call, gradient))
+                value.sent += ((call, gradient),)
 
     # --- the verdict ----------------------------------------------------------
 
