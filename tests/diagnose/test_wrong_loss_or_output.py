@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from evenflow.diagnose import CauseName, Severity
-from tests.diagnose.judging import only, silent, top
+from tests.diagnose.judging import judge, only, silent, top
 from tests.diagnose.programs import Program, Sequence, batch, he
 from tests.diagnose.programs import mlp as network
 
@@ -280,3 +280,22 @@ def test_a_gradient_that_half_precision_rounds_to_zero_is_no_misfit_of_the_loss(
     assert top(finding) is CauseName.PRECISION_UNDERFLOW
     assert "whose smallest number is 6e-08" in finding.causes[0].evidence
     assert silent(halved(1.0), RULE)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.0, 30.0])
+@pytest.mark.parametrize("logarithm", [True, False])
+def test_a_softmax_over_the_samples(scale: float, logarithm: bool) -> None:
+    """Of logits that are far apart the mean logarithm proves nothing, the mean probability always does."""
+
+    def said(axis: int) -> list[str]:
+        body = network(2, nn.ReLU)
+        with torch.no_grad():
+            body.get_parameter("2.weight").mul_(scale)
+        end = nn.LogSoftmax(axis) if logarithm else nn.Softmax(axis)
+        program = Program(nn.Sequential(body, end), batch(), nll if logarithm else lambda p: nll(p.log()))
+        return [one.message for one in judge(program, RULE).alarms if "receives" not in one.message]
+
+    name = "LogSoftmax" if logarithm else "Softmax"
+    wrong = [f"{name} 1 adds up to one over the samples of the batch, not over the classes."]
+    assert said(0) == ([] if logarithm and scale > 1.0 else wrong)
+    assert said(1) == []

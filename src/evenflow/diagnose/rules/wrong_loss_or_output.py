@@ -12,6 +12,7 @@ from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Sever
 from evenflow.diagnose.glossary import CAUSES
 from evenflow.diagnose.graph import OpGraph, op_graph
 from evenflow.diagnose.rule import Page, Rule, Threshold
+from evenflow.diagnose.softmax_axis import ROUNDING, over_samples
 from evenflow.diagnose.text import listing, percent, place, site
 from evenflow.flow import FORMATS, LOSS_PATH, Flow, Row
 
@@ -31,6 +32,7 @@ _PASSES = frozenset(
 )
 _BOUNDED = frozenset({"sigmoid", "tanh", "hardsigmoid", "hardtanh"})
 _CUTS_OFF = frozenset({"relu", "threshold"})
+_READS_LOGARITHMS = frozenset({"nll_loss_forward", "nll_loss2d_forward", "nll_loss_nd", "nll_loss"})
 _LOGIT_LOSS = {
     "_log_softmax": "cross_entropy",
     "binary_cross_entropy_with_logits": "binary_cross_entropy_with_logits",
@@ -61,7 +63,7 @@ class WrongLossOrOutput(Rule):
         CauseName.UNSCALED_INPUT,
         CauseName.PRECISION_UNDERFLOW,
     )
-    thresholds = (FLAT, OFF_SCALE)
+    thresholds = (FLAT, OFF_SCALE, ROUNDING)
     page = Page(
         what="""\
 Training runs without an error, but the loss cannot fall below some value, falls slowly,
@@ -83,13 +85,15 @@ already ends in an activation, feeds them the wrong one.""",
   gradient.
 * −p instead of −log p: the gradient p(1−p) dies where the prediction is most wrong.
 * Raw logits in `nll_loss`: −z falls without end.
+* Softmax over the samples instead of the classes: an answer depends on the rest of its batch.
 * (σ(z) − y)²: the gradient has a factor σ'(z) that vanishes where the output is
   saturated, also when it is wrong; cross-entropy cancels that factor.""",
         detection="""\
 The op that feeds the loss is read from the graph; selecting, slicing and clamping are
 looked through, arithmetic is not (a scaled tanh is a common, sound logit). A constant
-output and raw logits in nll_loss are *errors*. Two activations in a row, or a bounded
-or cut-off logit, are *warnings*: such nets learn, slowly. A sigmoid or softmax under
+output and raw logits in nll_loss are *errors*. Two activations in a row, a bounded or cut-off logit,
+or a softmax whose mean proves that it is one over the samples, are *warnings*: such nets learn,
+slowly. A sigmoid or softmax under
 a squared error is common practice in autoencoders and small textbook nets, hence a
 *note*, and a warning only if most outputs are saturated. Applying log-softmax twice
 changes nothing and is a note. A loss with no gradient at all is a warning unless it
@@ -159,9 +163,12 @@ def _misfits(graph: OpGraph) -> Iterator[_Fault]:
         op = row.site.op
         through = _PASSES | {"div", "rsub"} if op == "log" else _PASSES
         for source in _sources(graph, order, through):
-            if op in _LOGIT_LOSS and (op != "_log_softmax" or graph.leaves_model(order)):
+            reads_answer = op in _READS_LOGARITHMS or (op == "log" and graph.leaves_model(order))
+            if reads_answer and (proof := over_samples(graph, source)) is not None:
+                fault: _Fault | None = _other_axis(source, proof)
+            elif op in _LOGIT_LOSS and (op != "_log_softmax" or graph.leaves_model(order)):
                 fault = _into_logits(row, source, _LOGIT_LOSS[op])
-            elif op.startswith("nll_loss"):
+            elif op in _READS_LOGARITHMS:
                 fault = _into_nll(graph, source)
             elif op == "log" and row.site.path == LOSS_PATH:
                 fault = _into_log(graph, source)
@@ -209,6 +216,16 @@ def _into_logits(row: Row, source: Row, loss: str) -> _Fault | None:
             give_logits,
         )
     return None
+
+
+def _other_axis(source: Row, proof: str) -> _Fault:
+    return _Fault(
+        source,
+        Severity.WARNING,
+        f"{place(source)} adds up to one over the samples of the batch, not over the classes.",
+        proof,
+        "Take it over the last axis (dim=-1), or give the logits to cross_entropy.",
+    )
 
 
 def _into_nll(graph: OpGraph, source: Row) -> _Fault | None:
