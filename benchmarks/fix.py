@@ -4,6 +4,7 @@
     python benchmarks/fix.py --json FILE --resume   go on after an interruption
     python benchmarks/fix.py --origin twin control  our own faulty twins and healthy controls
     python benchmarks/fix.py --origin fresh         programs that were written blind
+    python benchmarks/fix.py --origin unseen        a second set of these, which nobody has looked at
     python benchmarks/fix.py --only relu gan        programs of such a name or kind
     python benchmarks/fix.py --show --json FILE     print the table of a file again
     python benchmarks/fix.py --reference            only what published fixes do, with no search
@@ -57,16 +58,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 from benchmarks import abridged
 from benchmarks.accepted import TWINS, accepted, published
 from benchmarks.diagnosis.controls import controls
-from benchmarks.diagnosis.fresh import fresh, repaired
-from benchmarks.diagnosis.subject import Subject
+from benchmarks.diagnosis.fresh import FRESH
+from benchmarks.diagnosis.subject import Origin, Subject
 from benchmarks.diagnosis.twins import twins
+from benchmarks.diagnosis.unseen import UNSEEN
 from benchmarks.likeness import with_likeness
 from benchmarks.limits import at_most
 from rich.console import Console
@@ -216,7 +218,8 @@ def repair(subject_name: str, hang: float, search: bool = True) -> Repair:
     goals = [_patched(patch, program, known) for patch in accepted(subject.name, program, seed)]
     if subject.name in TWINS:
         goals.append(known(replace(subjects[TWINS[subject.name]].program(), steps=program.steps)))
-    if (fixed := repaired(subject.name)) is not None:
+    fixed = FRESH.repaired(subject.name) or UNSEEN.repaired(subject.name)
+    if fixed is not None:
         goals.append(known(replace(fixed, steps=program.steps)))
     if subject.origin == "twin":
         control = subjects.get(subject.name.partition("+")[0])
@@ -287,7 +290,7 @@ def _whole(program: ef.Program, seed: int, limit: float) -> Course | None:
 
 def everything() -> list[Subject]:
     """All programs."""
-    return [*abridged.subjects(), *twins(), *controls(), *fresh()]
+    return [*abridged.subjects(), *twins(), *controls(), *FRESH.subjects(), *UNSEEN.subjects()]
 
 
 def _estimate(subjects: Sequence[Subject], search: bool) -> float:
@@ -305,7 +308,7 @@ def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--only", nargs="*", default=[])
-    parser.add_argument("--origin", nargs="*", default=["corpus"], help="corpus, twin, control, fresh")
+    parser.add_argument("--origin", nargs="*", default=["corpus"], help=", ".join(get_args(Origin)))
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--hang", type=float, default=900.0)
     parser.add_argument("--reference", action="store_true")

@@ -23,7 +23,7 @@ import torch
 from benchmarks.diagnosis import kept
 from benchmarks.diagnosis.case import cases
 from benchmarks.diagnosis.controls import controls
-from benchmarks.diagnosis.fresh import fresh
+from benchmarks.diagnosis.fresh import FRESH
 from benchmarks.diagnosis.matrix import matrix
 from benchmarks.diagnosis.peers import PEERS
 from benchmarks.diagnosis.scoring import Outcome
@@ -31,6 +31,7 @@ from benchmarks.diagnosis.subject import Subject
 from benchmarks.diagnosis.tools import Tool, Verdict, evenflow_tool, keeping, verdict_of
 from benchmarks.diagnosis.twins import twins
 from benchmarks.diagnosis.twins_in_kind import twins_in_kind
+from benchmarks.diagnosis.unseen import UNSEEN
 
 from evenflow.check import judged
 
@@ -58,7 +59,8 @@ class Way:
 @cache
 def subjects() -> dict[str, Subject]:
     """Every program there is, by name."""
-    return {one.name: one for one in (*cases(), *controls(), *twins(), *twins_in_kind(), *fresh(), *matrix())}
+    ours = (*controls(), *twins(), *twins_in_kind(), *matrix())
+    return {one.name: one for one in (*cases(), *ours, *FRESH.subjects(), *UNSEEN.subjects())}
 
 
 def peers(folder: str | None) -> tuple[dict[str, Tool], list[str]]:

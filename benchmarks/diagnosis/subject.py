@@ -9,7 +9,7 @@ from typing import Literal
 
 from evenflow import Program
 
-Origin = Literal["corpus", "control", "twin", "fresh", "matrix"]
+Origin = Literal["corpus", "control", "twin", "fresh", "unseen", "matrix"]
 Split = Literal["open", "held out"]
 
 
@@ -21,7 +21,8 @@ class Subject:
         name: Unique.
         kind: The architecture.
         origin: From the corpus, one of our healthy controls, a control with one fault put in, or
-            written blind (see ``fresh``), or a control with a fault that chance chose (see ``matrix``).
+            written blind (see ``fresh`` and ``unseen``), or a control with a fault that chance chose
+            (see ``matrix``).
         split: Whether rule authors may look at it.
         program: Makes the program; it is built anew for every tool.
         symptoms: What may rightly be reported.

@@ -16,29 +16,6 @@ today's figures on them prove less.
 
 from __future__ import annotations
 
-from importlib import import_module
-from pkgutil import iter_modules
+from benchmarks.diagnosis.fresh.entry import FRESH
 
-from benchmarks.diagnosis.fresh.entry import ENTRIES, Entry
-from benchmarks.diagnosis.subject import Subject
-
-from evenflow import Program
-
-
-def entries() -> dict[str, Entry]:
-    """All programs by name."""
-    for module in iter_modules(__path__):
-        if module.name != "verify":
-            import_module(f"{__name__}.{module.name}")
-    return ENTRIES
-
-
-def fresh() -> list[Subject]:
-    """All programs, as the benchmark takes them."""
-    return [one.subject() for one in entries().values()]
-
-
-def repaired(name: str) -> Program | None:
-    """The program with its accepted fix; None if there is no such faulty one."""
-    one = entries().get(name)
-    return one.program(fixed=True) if one is not None and one.fix else None
+__all__ = ["FRESH"]

@@ -3,6 +3,7 @@
     python -m benchmarks.diagnosis.fresh.verify            all programs against facts.json
     python -m benchmarks.diagnosis.fresh.verify cnn rnn    those whose name or kind contains a word
     python -m benchmarks.diagnosis.fresh.verify --write    freeze what is measured now
+    python -m benchmarks.diagnosis.fresh.verify --origin unseen     those of another collection
 
 evenflow's Program only runs the loop; what is measured comes from plain hooks here:
 the optimizer's pre-step hook for gradients, a function mode for activations.
@@ -21,12 +22,18 @@ A symptom counts as seen if
   softmax's rows have one number above .99, at the end;
 * ``loss_not_decreasing``: the loss ends (mean of its last tenth) above 90 % of where it started (its
   first value, or the mean of its first five if that is less); or it starts where that of the fixed twin
-  does, within 20 %, comes less than half as far in as many steps, and the metric is worse;
+  does, within 20 %, comes less than half as far in as many steps, and the metric is worse; or, in a strict
+  collection, it ends above 90 % of where that of the fixed twin starts, and falls by less than 10 % in its
+  second half, and the metric is worse;
 * ``oscillating``: in the second half, the loss of neighbouring windows of 5 steps differs by 30 % of its
   level or more, in the mean, and the loss ends above half of where it started.
 
+Each limit is passed by a collection's ``margin`` or the symptom does not count: with one of 1.25 a loss
+must end above 92 %, a gradient fall below 8e-4.
+
 A faulty program is *reproduced* if its fix raises the metric by .03 or more, or a symptom that its
-source tells is seen in it and not, or less, in its fixed twin. A healthy one must reach its threshold.
+source tells is seen in it and not, or less, in its fixed twin; in a strict collection, if its fix raises
+the metric by that much and a symptom that its source tells is seen. A healthy one must reach its threshold.
 """
 
 from __future__ import annotations
@@ -41,14 +48,16 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from benchmarks.diagnosis.fresh import entries
-from benchmarks.diagnosis.fresh.entry import FACTS, Entry
+from benchmarks.diagnosis.fresh import FRESH
+from benchmarks.diagnosis.fresh.entry import Collection, Entry
+from benchmarks.diagnosis.unseen import UNSEEN
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from evenflow import Program
 from evenflow.program import Training
 
+COLLECTIONS = {one.origin: one for one in (FRESH, UNSEEN)}
 SAMPLES = 10
 HELPS = 0.03
 """Rise of the metric from which on a fix counts as one that helps."""
@@ -131,6 +140,7 @@ def measured(program: Program, seed: int) -> dict[str, Any]:
         "dead": units.dead,
         "saturated": units.saturated,
         "swing": _swing(losses),
+        "late_fall": _late_fall(losses),
     }
     return {**{key: _rounded(value) for key, value in facts.items()}, "seconds": round(seconds, 1)}
 
@@ -157,7 +167,7 @@ def _spread(weights: list[nn.Parameter]) -> tuple[float, float]:
     top = max(levels, default=0.0)
     if not top or not math.isfinite(top):
         return 1.0, 1.0
-    return min(levels) / top, top / max(levels[-1], 1e-300)
+    return min(levels) / top, top / levels[-1] if levels[-1] else 1.0
 
 
 def _swing(losses: list[float]) -> float:
@@ -166,6 +176,13 @@ def _swing(losses: list[float]) -> float:
     level = _mean([abs(one) for one in windows])
     steps = [abs(b - a) for a, b in pairwise(windows)]
     return _mean(steps) / level if level else 0.0
+
+
+def _late_fall(losses: list[float]) -> float:
+    """By which share of itself the loss falls in the second half."""
+    half, tenth = losses[len(losses) // 2 :], max(5, len(losses) // 10)
+    middle = _mean(half[:tenth])
+    return (middle - _mean(half[-tenth:])) / abs(middle) if middle else 0.0
 
 
 def _mean(values: list[float]) -> float:
@@ -180,30 +197,31 @@ def _rounded(value: Any) -> Any:
     return value
 
 
-def seen(facts: dict[str, Any]) -> list[str]:
+def seen(facts: dict[str, Any], margin: float = 1.0) -> list[str]:
     """The symptoms, by the definitions above."""
     first, last = facts["loss"]
     top = facts["gradient_norm"][1]
     found = {
         "non_finite": not facts["finite"],
-        "vanishing_gradient": facts["least_to_largest"] < 1e-3
-        or facts["faded"] < 1e-3
-        or facts.get("through_time", 1.0) < 1e-6,
-        "exploding_gradient": top is None or top > 1e3 or facts["largest_to_last"] > 1e3,
-        "dead_units": facts["dead"] >= 0.5,
-        "saturation": facts["saturated"] >= 0.5,
-        "loss_not_decreasing": first is None or last is None or not last < 0.9 * first,
+        "vanishing_gradient": facts["least_to_largest"] < 1e-3 / margin
+        or facts["faded"] < 1e-3 / margin
+        or facts.get("through_time", 1.0) < 1e-6 / margin,
+        "exploding_gradient": top is None or max(top, facts["largest_to_last"]) > 1e3 * margin,
+        "dead_units": facts["dead"] >= 0.5 * margin,
+        "saturation": facts["saturated"] >= 0.5 * margin,
+        "loss_not_decreasing": first is None or last is None or not last < (1 - 0.1 / margin) * first,
         "oscillating": None not in (facts["swing"], first, last)
-        and facts["swing"] >= 0.3
+        and facts["swing"] >= 0.3 * margin
         and last > 0.5 * first,
     }
     return [name for name, is_so in found.items() if is_so]
 
 
-def verified(one: Entry) -> dict[str, Any]:
+def verified(one: Entry, collection: Collection = FRESH) -> dict[str, Any]:
     """The facts of an entry, with ``reproduced``."""
+    margin = collection.margin
     runs = [measured(one.program(), seed) for seed in one.seeds]
-    facts: dict[str, Any] = {**runs[0], "symptoms": seen(runs[0])}
+    facts: dict[str, Any] = {**runs[0], "symptoms": seen(runs[0], margin)}
     if one.threshold is not None:
         facts["metrics"] = [run["metric"] for run in runs]
         facts["reproduced"] = all(
@@ -212,24 +230,35 @@ def verified(one: Entry) -> dict[str, Any]:
         return facts
     fixed = measured(one.program(fixed=True), one.seeds[0])
     facts["fixed_metric"], facts["fixed_loss"] = fixed["metric"], fixed["loss"]
-    facts["fixed_symptoms"] = seen(fixed)
+    facts["fixed_symptoms"] = seen(fixed, margin)
     gained = facts["metric"] is not None and fixed["metric"] is not None
     helps = gained and fixed["metric"] - facts["metric"] >= HELPS
-    slow = helps and _slow(facts["loss"], fixed["loss"])
-    if slow and "loss_not_decreasing" not in facts["symptoms"]:
+    slow = helps and _slow(facts["loss"], fixed["loss"], margin)
+    stands = helps and collection.strict and _stands(facts, fixed["loss"], margin)
+    if (slow or stands) and "loss_not_decreasing" not in facts["symptoms"]:
         facts["symptoms"].append("loss_not_decreasing")
     told = set(one.symptoms) & set(facts["symptoms"])
     harmless = gained and fixed["metric"] < facts["metric"] - HELPS
-    facts["reproduced"] = helps or (bool(told - set(facts["fixed_symptoms"])) and not harmless)
+    differs = bool(told - set(facts["fixed_symptoms"])) and not harmless
+    facts["reproduced"] = (helps and bool(told)) if collection.strict else (helps or differs)
     return facts
 
 
-def _slow(loss: list[float | None], fixed: list[float | None]) -> bool:
+def _slow(loss: list[float | None], fixed: list[float | None], margin: float) -> bool:
     """Whether a loss starts with that of the fixed twin, and comes less than half as far."""
     first, last, fixed_first, fixed_last = *loss, *fixed
     if first is None or last is None or fixed_first is None or fixed_last is None:
         return False
-    return abs(first - fixed_first) < 0.2 * abs(first) and first - last < 0.5 * (fixed_first - fixed_last)
+    together = abs(first - fixed_first) < 0.2 * abs(first)
+    return together and first - last < 0.5 / margin * (fixed_first - fixed_last)
+
+
+def _stands(facts: dict[str, Any], fixed: list[float | None], margin: float) -> bool:
+    """Whether a loss stands still where that of the fixed twin starts, or above."""
+    last, start, fall = facts["loss"][1], fixed[0], facts["late_fall"]
+    if last is None or start is None or fall is None:
+        return False
+    return bool(last > (1 - 0.1 / margin) * start and fall < 0.1 / margin)
 
 
 def main() -> None:
@@ -238,14 +267,16 @@ def main() -> None:
     )
     parser.add_argument("words", nargs="*")
     parser.add_argument("--write", action="store_true", help="freeze what is measured")
+    parser.add_argument("--origin", choices=list(COLLECTIONS), default=FRESH.origin)
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    known = json.loads(FACTS.read_text("utf-8")) if FACTS.exists() else {}
+    collection = COLLECTIONS[asked.origin]
+    known = collection.facts
     wrong = 0
-    for name, one in entries().items():
+    for name, one in collection.entries.items():
         if asked.words and not any(word in name or word == one.kind for word in asked.words):
             continue
-        facts = verified(one)
+        facts = verified(one, collection)
         before = known.get(name, {})
         same = before.get("reproduced") == facts["reproduced"] and before.get("symptoms") == facts["symptoms"]
         good = facts["reproduced"] and (asked.write or same)
@@ -256,9 +287,9 @@ def main() -> None:
         print(f"{mark} {name}: {metrics}, {', '.join(facts['symptoms']) or '–'} ({told})", flush=True)
         print(f"     { {k: v for k, v in facts.items() if k not in ('symptoms', 'metrics', 'metric')} }")
         if asked.write:
-            known[name] = facts
-            order = {key: known[key] for key in entries() if key in known}
-            FACTS.write_text(json.dumps(order, indent=1) + "\n", "utf-8")
+            now = {**collection.read(), name: facts}  # another process may have written meanwhile
+            order = {key: now[key] for key in collection.entries if key in now}
+            collection.file.write_text(json.dumps(order, indent=1) + "\n", "utf-8")
     if wrong:
         raise SystemExit(f"{wrong} programs are not as they are claimed to be")
 

@@ -1,0 +1,8 @@
+"""The collection, to which each family's file adds its programs."""
+
+from __future__ import annotations
+
+from benchmarks.diagnosis.fresh.entry import Collection
+
+UNSEEN = Collection("unseen", "held out", "benchmarks.diagnosis.unseen", margin=1.25, strict=True)
+faulty, healthy = UNSEEN.faulty, UNSEEN.healthy
