@@ -18,7 +18,7 @@ from evenflow.predict.axes import Axis, plain
 from evenflow.predict.expressions import Expression, Term
 from evenflow.predict.fields import Leaf
 from evenflow.predict.scalar import VARIABLE, Scalar
-from evenflow.predict.spread import NORMAL_95, _gaussian, own
+from evenflow.predict.spread import NORMAL_95, _exponent, _gaussian, own
 from evenflow.predict.table import Table
 
 
@@ -103,3 +103,19 @@ def test_one_over_the_size_of_a_norm() -> None:
     field = Leaf(table, cotangent=True)
     power = Scalar(torch.pow, (Scalar(torch.add, (VARIABLE, 1e-6)), -1.5))
     assert own(Expression((rows,), [Term(1.0, ((field, power),))])) == pytest.approx(true, rel=0.25)
+
+
+def test_sizes_of_norms_that_differ_from_place_to_place() -> None:
+    """(Σ x² + ε)^(−3/2) where two of 32 places are ten times as large, against drawn Σ x².
+
+    Counted as spread, that difference brought the Gaussian to −ε, and the exponent was 6 in Mixtral.
+    """
+    means, freedom, eps = np.array([10.0, 1.0]), 200, 0.05
+    second = np.concatenate([np.outer(means, means).ravel(), means**2 * (1 + 2 / freedom)])
+    field = Leaf(Table(((Axis((2, 30)),),), second, means))
+    power = Scalar(torch.pow, (Scalar(torch.add, (VARIABLE, eps)), -1.5))
+    drawn = np.repeat(means, [2, 30]) * np.random.default_rng(0).chisquare(freedom, (4_000, 32)) / freedom
+    low, high = (float(((drawn * scale**0.5 + eps) ** -3).mean()) for scale in (0.99, 1.01))
+    true = (np.log(high) - np.log(low)) / np.log(1.01 / 0.99)
+    assert -1.5 < true < -1.4
+    assert _exponent(field, power) == pytest.approx(true, rel=0.01)

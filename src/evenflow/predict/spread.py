@@ -194,8 +194,14 @@ FAR = 3.0
 
 
 def _far_from_zero(atom: Field) -> bool:
-    mean = atom.table.average
-    return mean**2 > FAR**2 * float(_variance(atom)[0])
+    mean, variance = _by_segments(atom)
+    return bool((mean**2 > FAR**2 * variance).all())
+
+
+def _by_segments(atom: Field) -> tuple[Array, Array]:
+    """Mean and variance of the entries; that places differ in their mean is no spread."""
+    mean = atom.table.means
+    return mean, np.maximum(atom.table.diagonal - mean**2, 0.0)
 
 
 def _gaussian(table: Table, dims: tuple[int, ...] | None) -> float:
@@ -232,10 +238,6 @@ def _relative(table: Table, values: Array, squares: Array, dims: tuple[int, ...]
         return 0.0
     each = np.divide(values, squares, out=np.zeros_like(values), where=squares > 0)
     return max(float((each * weights).sum()) / total, 0.0)
-
-
-def _variance(atom: Field) -> Array:
-    return np.array([max(atom.table.mean_square - atom.table.average**2, 0.0)])
 
 
 def _inherited(field: Field) -> Inherited:
@@ -365,17 +367,23 @@ def _passed_on(field: Expression) -> Inherited:
 
 
 def _exponent(atom: Field, f: Scalar) -> float:
-    """D log E f² / d log q, by a difference of 2 %."""
+    """D log E f² / d log q, by a difference of 2 %; of what is far from zero, at its mean.
+
+    There a Gaussian comes too close to zero for powers of 1/σ, as in :func:`_of_product`.
+    """
     number = reuse.as_it_is(atom.table)
     return reuse.once(None if number is None else ("exponent", number, f.key), lambda: _difference(atom, f))
 
 
 def _difference(atom: Field, f: Scalar) -> float:
-    mean, variance = np.array([atom.table.average]), _variance(atom)
+    mean, variance = _by_segments(atom)
+    if _far_from_zero(atom):
+        variance = np.zeros_like(variance)
     values = []
     for scale in (0.99, 1.01):
         m, v = mean * math.sqrt(scale), variance * scale
-        values.append(float(expect_pair(f, f, (m, m), (v, v), v)[0]))
+        squares = expect_pair(f, f, (m, m), (v, v), v)
+        values.append(float(atom.table.averaged_over(range(len(atom.shape)), squares).item()))
     if min(values) <= 0:
         return 0.0
     return (math.log(values[1]) - math.log(values[0])) / (math.log(1.01) - math.log(0.99))

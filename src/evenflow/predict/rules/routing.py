@@ -194,6 +194,11 @@ def grouped_mm(
     if offs is None:
         return contraction(output.shape, a, b, "eik,ekj->eij")
     if len(a.shape) == 2 and len(b.shape) == 3:
+        if a.cotangent:
+            context.remarks[
+                "gradients through experts count as independent of what goes in: those of the pow, mean, "
+                "add and rsqrt of a norm before them may be .2 decades too small"
+            ] += 1
         group = _groups(known_values(offs), a.shape[0])
         weights = gathered(b, group, (len(group), *b.shape[1:]))
         return contraction(output.shape, a, weights, "si,sij->sj")
