@@ -36,8 +36,9 @@ from evenflow.trace.structure import differentiable, main_tensor, tensors_in
 from evenflow.watch.finite import bad, is_bad
 from evenflow.watch.readings import Readings
 from evenflow.watch.recorder.culprit import Culprit, Direction, Witness
+from evenflow.watch.recorder.doors import Place
 from evenflow.watch.recorder.passes import LoggedPass
-from evenflow.watch.recorder.sentinels import Place, Sentinels
+from evenflow.watch.recorder.sentinels import Sentinels
 
 
 @dataclass(slots=True)

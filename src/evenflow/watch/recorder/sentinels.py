@@ -27,23 +27,22 @@ same place of a healthy step is not held against a module.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias, final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.utils.hooks import RemovableHandle
 
-from evenflow.flow import LOSS_PATH
 from evenflow.trace.structure import differentiable, tensors_in
 from evenflow.watch.autograd import PARAMETER_NODE, in_backward, next_number
-from evenflow.watch.finite import Flag, bad, is_bad
+from evenflow.watch.finite import Flag, is_bad
 from evenflow.watch.norms import norms
 from evenflow.watch.ranks.placement import rank_and_size
 from evenflow.watch.readings import Readings
 from evenflow.watch.recorder.culprit import Culprit, Direction, Witness
+from evenflow.watch.recorder.doors import Call, Door, Place, Value, blame_backward, blame_forward
 from evenflow.watch.recorder.eager import eager_only
 
 _MOST_PASSES = 64
@@ -57,88 +56,6 @@ _TELLING = (
 )  # fmt: skip
 """Layers of which every entry that they read shows in the output if it is NaN or infinite: sums of products,
 in which ∞·0 is NaN, or entries as they are."""
-
-
-Place: TypeAlias = tuple[str, int, bool]
-"""A door, the same in every step: path of the module, number of its call, whether one enters."""
-
-
-@dataclass(slots=True, eq=False)
-class Call:
-    """One call of a module.
-
-    Attributes:
-        path: Path of the module, its model's prefix included.
-        number: Which of its calls within the pass.
-        caller: The call that made this one; None for the outermost.
-        micro_batch: Which outermost call of the step it belongs to.
-        began: Number that autograd was to give to the next node when it began.
-        leaf: Whether the module has no children.
-        inputs: The values that entered, by their graph node and its output.
-        sent: Whether a gradient that it alone sent to them was bad; None if that was not seen.
-    """
-
-    path: str
-    number: int
-    caller: Call | None
-    micro_batch: int
-    began: int
-    leaf: bool
-    inputs: tuple[tuple[int, int], ...] = ()
-    sent: Flag | None = None
-
-    def inside(self, other: Call) -> bool:
-        """Whether this call is (indirectly) made by another."""
-        call = self.caller
-        while call is not None:
-            if call is other:
-                return True
-            call = call.caller
-        return False
-
-
-@dataclass(slots=True, eq=False)
-class Value:
-    """A tensor with a gradient that went through a door: who returned it, who took it.
-
-    What calls have sent to it is kept until it is known whether it matters.
-
-    Attributes:
-        returned_by: Calls that returned it.
-        taken_by: Calls that it entered.
-        sent: What calls sent back to it.
-        flag: Whether it is not finite.
-        version: Of what the flag is about; −1 if it was not read.
-    """
-
-    returned_by: tuple[Call, ...] = ()
-    taken_by: tuple[Call, ...] = ()
-    sent: tuple[tuple[Call, Tensor], ...] = ()
-    flag: Flag = False
-    version: int = -1
-
-    def judge(self) -> None:
-        """Look at what calls have sent."""
-        for call, gradient in self.sent:
-            flag = bad(gradient)
-            if isinstance(flag, Tensor) and isinstance(call.sent, Tensor):
-                flag = call.sent + flag
-            if call.sent is not True:
-                call.sent = flag or call.sent if not isinstance(flag, Tensor) else flag
-        self.sent = ()
-
-
-class _Door(NamedTuple):
-    """A tensor that went through a door on the way forward."""
-
-    call: Call
-    entered: bool
-    flag: Flag
-
-    @property
-    def place(self) -> Place:
-        """The same in every step."""
-        return self.call.path, self.call.number, self.entered
 
 
 @final
@@ -172,7 +89,7 @@ class Sentinels:
         self._stack: list[Call] = []
         self._counts: dict[str, int] = {}
         self._ran: set[str] = set()
-        self._doors: list[_Door] = []
+        self._doors: list[Door] = []
         self._values: dict[tuple[int, int], Value] = {}
         self._arrivals: list[tuple[Value, Flag]] = []
         self._lower_ends: dict[str, tuple[type, int]] = {}
@@ -326,7 +243,7 @@ class Sentinels:
 
     def _write_down(self, call: Call, flag: Flag, entered: bool) -> None:
         if flag is not False:
-            self._doors.append(_Door(call, entered, flag))
+            self._doors.append(Door(call, entered, flag))
 
     # --- on the way back ------------------------------------------------------
 
@@ -438,10 +355,10 @@ class Sentinels:
             value.judge()
         for door in self._doors:
             if door.place not in self.usual and is_bad(door.flag):
-                return _forward(door)
+                return blame_forward(door)
         for value, flag in self._arrivals:
             if is_bad(flag):
-                return _backward(value)
+                return blame_backward(value)
         for number, names, sizes in self._gradients:
             for name, fine in zip(names, sizes.isfinite().tolist(), strict=True):
                 if not fine:
@@ -454,32 +371,6 @@ class Sentinels:
         while path and path not in self._ran:
             path = path.rpartition(".")[0]
         return path
-
-
-def _forward(door: _Door) -> Culprit:
-    call = door.call
-    if not door.entered:
-        return Culprit(Direction.FORWARD, call.path, call.micro_batch, Witness.IN_SITU)
-    if call.caller is None:
-        return Culprit(Direction.BATCH, call.path, call.micro_batch, Witness.IN_SITU)
-    return Culprit(Direction.FORWARD, call.caller.path, call.micro_batch, Witness.IN_SITU)
-
-
-def _backward(value: Value) -> Culprit:
-    """Among those who took the value, the one that sent a bad gradient back; else the code around them."""
-    around = [call for call in value.taken_by if any(other.inside(call) for other in value.taken_by)]
-    takers = [call for call in value.taken_by if call not in around]
-    guilty = next((call for call in takers if call.sent is not None and is_bad(call.sent)), None)
-    if guilty is None:
-        guilty = next((call for call in takers if call.sent is None), None)
-    if guilty is None and around:
-        guilty = around[-1]
-    if guilty is None:
-        known = value.returned_by[-1] if value.returned_by else takers[0]
-        guilty = known.caller
-        if guilty is None:
-            return Culprit(Direction.LOSS, LOSS_PATH, known.micro_batch, Witness.IN_SITU)
-    return Culprit(Direction.BACKWARD, guilty.path, guilty.micro_batch, Witness.IN_SITU)
 
 
 def _floating(*values: Any) -> list[Tensor]:
