@@ -54,6 +54,9 @@ def test_sites_are_those_of_measure() -> None:
 INITIALISERS: dict[str, Callable[[Tensor], Any]] = {
     "normal": lambda w: nn.init.normal_(w, 0.01, 0.3),
     "uniform": lambda w: nn.init.uniform_(w, -0.1, 0.3),
+    "normal, by names": torch.no_grad()(lambda w: w.normal_(mean=0.01, std=0.3)),
+    "uniform, by a name": torch.no_grad()(lambda w: w.uniform_(-0.1, to=0.3)),
+    "uniform, no gradient": torch.no_grad()(lambda w: w.uniform_(-0.1, 0.3, generator=None)),
     "truncated": lambda w: nn.init.trunc_normal_(w, 0.1, 0.5, -0.4, 1.0),
     "constant": lambda w: nn.init.constant_(w, 0.25),
     "orthogonal": lambda w: nn.init.orthogonal_(w, 1.4),
@@ -224,3 +227,13 @@ def test_depth_law_of_sigmoid_layers() -> None:
 def test_depth_law_says_what_it_lacks() -> None:
     with pytest.raises(ValueError, match="at least three ops named 'conv'"):
         depth_law(predict(net(), batch(), loss), "conv")
+
+
+def test_a_weight_that_autograd_forbids_to_draw_is_told() -> None:
+    def build() -> nn.Module:
+        model = nn.Linear(4, 4)
+        model.weight.uniform_(-0.1, 0.3)
+        return model
+
+    with pytest.raises(ModelError, match="leaf Variable that requires grad"):
+        predict(build, Described((8, 4)))

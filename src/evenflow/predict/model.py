@@ -131,8 +131,10 @@ class _Initialisers(KeptNumbers):
         self._interpreter = interpreter
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Answer ``is_meta``; else as its base."""
+        """Answer ``is_meta`` and what draws weights; else as its base."""
         kwargs = kwargs or {}
+        if func in _DRAWS and kwargs.keys() <= {"generator"} and not torch.is_grad_enabled():
+            return self._interpreter.run(_DRAWS[func], args, kwargs)
         if getattr(func, "__self__", None) is Tensor.is_meta:
             frame = sys._getframe(1)
             write = _GIVES_UP.get(frame.f_code)
@@ -184,6 +186,11 @@ def _code(function: Any) -> CodeType:
     return code
 
 
+_DRAWS = {
+    Tensor.uniform_: torch.ops.aten.uniform_.default,
+    Tensor.normal_: torch.ops.aten.normal_.default,
+}
+"""What nearly all weights are drawn by: taken here without PyTorch's way to a mode, if autograd is off."""
 _GIVES_UP: dict[CodeType, Callable[..., Leaf]] = {
     _code(nn.init._no_grad_trunc_normal_): _truncated,
     _code(nn.init.orthogonal_): _orthogonal,

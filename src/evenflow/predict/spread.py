@@ -126,6 +126,12 @@ def log_variance(field: Field, *, parameter: bool = False) -> float:
 
 def _common(field: Made) -> float:
     """ρ: the share of the mean square of a gradient Σ g x that the mean of g makes."""
+    numbers, _ = reuse.numbers(field.parts)
+    name = None if numbers is None else ("common", field.key, field.shape, numbers)
+    return reuse.once(name, lambda: _share_of_mean(field))
+
+
+def _share_of_mean(field: Made) -> float:
     g, *others = sorted(field.parts, key=lambda part: not part.cotangent)
     table = g.table
     over = _summed_out(field.key, field.parts.index(g), len(g.shape))
