@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import gc
 import random
 from typing import Any
 
@@ -183,3 +184,31 @@ def test_a_deep_copy_gives_the_same_flow() -> None:
     first = run(case)
     case.model = copy.deepcopy(case.model)
     assert run(case).rows == first.rows
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_garbage_is_looked_for_afterwards_as_before(enabled: bool) -> None:
+    seen = []
+
+    class Looks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(gc.isenabled())
+            if x.shape[0] > 2:
+                raise ValueError("too many")
+            out: Tensor = self.layer(x)
+            return out
+
+    try:
+        gc.enable() if enabled else gc.disable()
+        measure(Looks(), torch.ones(2, 3))
+        assert gc.isenabled() is enabled
+        with pytest.raises(EvenflowError, match="too many"):
+            measure(Looks(), torch.ones(3, 3))
+        assert gc.isenabled() is enabled
+    finally:
+        gc.enable()
+    assert seen == [False, False]

@@ -16,7 +16,7 @@ from evenflow.measure.timesteps import RecurrentWatch
 from evenflow.trace.calls import CallStack
 from evenflow.trace.cotangent import Objective, objective
 from evenflow.trace.graph import Graph
-from evenflow.trace.preserve import gradients_aside, preserved
+from evenflow.trace.preserve import gradients_aside, preserved, uncollected
 from evenflow.trace.recorder import Recorder
 from evenflow.trace.rows import op_rows, parameter_rows
 from evenflow.trace.structure import main_tensor, tensors_in
@@ -102,6 +102,7 @@ def _measure(model: nn.Module, tensors: list[Tensor], run: Callable[[], Objectiv
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
+        uncollected(),
         _uncompiled(),
         preserved(model, tensors) as preserver,
     ):

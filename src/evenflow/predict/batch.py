@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import gc
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -33,7 +32,7 @@ from evenflow.predict.trust import Doubt, doubts
 from evenflow.trace.calls import CallStack
 from evenflow.trace.cotangent import Objective, objective
 from evenflow.trace.graph import Graph
-from evenflow.trace.preserve import gradients_aside, preserved
+from evenflow.trace.preserve import gradients_aside, preserved, uncollected
 from evenflow.trace.recorder import Recorder
 from evenflow.trace.rows import op_rows, parameter_rows
 from evenflow.trace.structure import tensors_in
@@ -69,20 +68,8 @@ def predict(
         ModelError: The model could not be built or followed.
         LossError: The loss raised, is no scalar, or has no gradient.
     """
-    with _deep_recursion(), _uncollected():
+    with _deep_recursion(), uncollected():
         return _checked(build_or_model, inputs, loss, seed)
-
-
-@contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """Nothing is garbage before the end; to look for it all the same takes a sixth of the time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _checked(build_or_model: Any, inputs: Any, loss: Any, seed: int) -> Flow:

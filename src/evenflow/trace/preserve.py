@@ -19,6 +19,7 @@ which is told (:meth:`Preserver.lost`).
 from __future__ import annotations
 
 import contextlib
+import gc
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -111,6 +112,18 @@ def gradients_aside(tensors: Iterable[Tensor]) -> Iterator[None]:
             tensor.grad = gradient
             if hooks:
                 tensor._post_accumulate_grad_hooks.update(hooks)
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Nothing is garbage before a pass is over; looking for it took a sixth of predict's time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def unique(tensors: Iterable[Tensor]) -> list[Tensor]:
