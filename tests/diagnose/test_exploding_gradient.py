@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -43,6 +44,22 @@ def test_residual_branches_that_add_up_unscaled() -> None:
     finding = only(classify(model(1.0), batch()), RULE)
     assert top(finding) is CauseName.RESIDUAL_GROWTH
     assert silent(classify(model(24**-0.5), batch()), RULE)
+
+
+def test_what_residual_blocks_grow_beyond_standard_weights_is_the_weights_doing() -> None:
+    def large(weight: torch.Tensor) -> torch.Tensor:
+        return nn.init.normal_(weight, std=5 * (2 / weight.shape[1]) ** 0.5)
+
+    def model(init: Callable[[torch.Tensor], torch.Tensor]) -> nn.Module:
+        blocks = [Branch(network(2, nn.ReLU, init, inputs=64, outputs=64)) for _ in range(16)]
+        return nn.Sequential(nn.Linear(64, 64), *blocks, nn.Linear(64, 10))
+
+    finding = only(classify(model(large), batch()), RULE)
+    assert top(finding) is CauseName.INIT_TOO_LARGE
+    assert "where sums of branches with standard weights pass 1.7" in finding.causes[0].evidence
+    assert top(only(classify(model(large), batch()), "EF404")) is CauseName.INIT_TOO_LARGE
+    sound = only(classify(model(he), batch()), RULE)
+    assert top(sound) is CauseName.RESIDUAL_GROWTH
 
 
 def test_the_text_of_a_finding() -> None:

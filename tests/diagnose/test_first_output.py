@@ -14,12 +14,12 @@ from tests.diagnose.training import clusters, curve, net, squared, train
 
 
 class Block(nn.Module):
-    """A branch without a normalisation, twice as large as the stream."""
+    """A branch without a normalisation, as large as the stream: He's weights."""
 
     def __init__(self) -> None:
         super().__init__()
         self.fc = nn.Linear(64, 64)
-        nn.init.normal_(self.fc.weight, std=2.0 / 8.0)
+        nn.init.normal_(self.fc.weight, std=(2.0 / 64.0) ** 0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + F.relu(self.fc(x))
@@ -59,7 +59,7 @@ def test_logits_far_larger_than_those_of_a_guess() -> None:
 
 
 def test_a_residual_stream_that_grew_is_blamed_for_them() -> None:
-    model = nn.Sequential(nn.Linear(16, 64), *[Block() for _ in range(8)], nn.Linear(64, 4))
+    model = nn.Sequential(nn.Linear(16, 64), *[Block() for _ in range(14)], nn.Linear(64, 4))
     found = suspects(model, clusters(), F.cross_entropy)
     assert CauseName.INIT_TOO_LARGE not in found
     assert {CauseName.RESIDUAL_GROWTH, CauseName.MISSING_NORMALIZATION} <= set(found)

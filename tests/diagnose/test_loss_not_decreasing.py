@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from evenflow.diagnose import CauseName, Severity, diagnose
 from evenflow.measure import measure
@@ -251,3 +252,16 @@ def test_adam_at_a_rate_that_overwrites_the_weights(rate: float, alarmed: bool) 
     assert [finding.causes[0].name for finding in alarms(made, RULE)] == (
         [CauseName.LEARNING_RATE_TOO_HIGH] if alarmed else []
     )
+
+
+@pytest.mark.parametrize(("explained", "stuck"), [(0.01, True), (0.3, False)])
+def test_a_squared_error_that_hardly_beats_the_mean_of_its_targets(explained: float, stuck: bool) -> None:
+    x, noise = torch.randn(4096, 4), torch.randn(4096, 1)
+    target = 3.0 + explained**0.5 * x[:, :1] + (1.0 - explained) ** 0.5 * noise
+    model = nn.Linear(4, 1)
+    with torch.no_grad():
+        model.weight.zero_()
+    first = measure(model, x, lambda output: F.mse_loss(output, target))
+    optimizer = torch.optim.Adam(model.parameters(), 0.1)
+    made = train(model, optimizer, (x, target), F.mse_loss, batch=0)
+    assert bool(diagnose(made, select=(RULE,), first={"": first}).alarms) == stuck

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -59,8 +61,8 @@ def _offset(epsilon: float) -> list[Severity]:
         return F.mse_loss(output, target)
 
     first = measure(model, x, lambda output: squares(output, wanted))
-    bias = {"params": [model.bias], "lr": 0.1, "eps": 1e-8}
-    optimizer = torch.optim.Adam([bias, {"params": [model.weight]}], lr=0.1, eps=epsilon)
+    groups: list[dict[str, Any]] = [{"params": [model.weight]}, {"params": [model.bias], "eps": 1e-8}]
+    optimizer = torch.optim.Adam(groups, lr=0.1, eps=epsilon)
     made = train(model, optimizer, (x, wanted), squares, steps=100, batch=0)
     return [one.severity for one in diagnose(made, select=(RULE,), first={"": first}).findings]
 

@@ -10,10 +10,10 @@ from tests.diagnose.training import alarms, classify, only
 RULE = "EF608"
 
 
-def _decaying(update: float, end: float) -> bool:
+def _decaying(gradient: float, end: float) -> bool:
     made = run(
         100,
-        Weight("0.weight", weight=lambda s: 0.1 * 0.98**s, update=lambda s: update * 0.98**s),
+        Weight("0.weight", weight=lambda s: 0.1 * 0.98**s, gradient=lambda s: gradient * 0.98**s),
         loss=lambda s: 2.3 + (end - 2.3) * s / 100,
         scalars={"lr": lambda s: 0.1},
         optimizer={"": {**SGD, "weight_decay": 0.2}},
@@ -22,12 +22,18 @@ def _decaying(update: float, end: float) -> bool:
 
 
 def test_decay_must_make_the_update_and_learning_must_suffer() -> None:
-    assert _decaying(update=0.002, end=2.3), ".1 · .2 · .1 = .002 of decay"
-    assert not _decaying(update=0.008, end=2.3), "a quarter of the update is decay"
-    assert not _decaying(update=0.002, end=1.0), "the loss falls"
+    assert _decaying(gradient=0.01, end=2.3), ".2 · .1 = .02 of decay"
+    assert not _decaying(gradient=0.06, end=2.3), "a quarter of what moves the weights is decay"
+    assert not _decaying(gradient=0.01, end=1.0), "the loss falls"
 
 
 def test_a_decay_of_1_and_one_of_5e_4() -> None:
     assert only(classify(lambda p: torch.optim.SGD(p, 0.1, weight_decay=1.0)), RULE).severity.is_alarm
     assert alarms(classify(lambda p: torch.optim.SGD(p, 0.1, weight_decay=5e-4)), RULE) == []
     assert alarms(classify(lambda p: torch.optim.AdamW(p, 1e-2, weight_decay=10.0)), RULE) == []
+
+
+def test_decay_that_adam_normalises_together_with_the_gradient() -> None:
+    """Each step takes the learning rate from every weight, however small the decay beside the weight."""
+    assert only(classify(lambda p: torch.optim.Adam(p, 1e-2, weight_decay=1.0)), RULE).severity.is_alarm
+    assert alarms(classify(lambda p: torch.optim.Adam(p, 1e-3, weight_decay=1e-3)), RULE) == []

@@ -9,9 +9,10 @@ many, so depth takes the share ``1 − |excess per layer| / log10 2``.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from evenflow.diagnose import ops
 from evenflow.diagnose.finding import Cause, CauseName, Evidence
@@ -34,6 +35,12 @@ DEEP = Threshold(
     5.0,
     "layers from which a stack counts as deep",
     "the window over which TheDeepChecker judges decay and growth",
+)
+BY_SUM = Threshold(
+    0.238561,
+    "decades by which a residual block grows with standard weights; what goes beyond is the weights' doing",
+    "He et al. 2015: a branch of He layers has twice the variance of its input, and the sum three times: "
+    "log10 √3",
 )
 NEGLIGIBLE = 0.01
 """Share of the excess below which an account is rounding and not a cause."""
@@ -95,10 +102,30 @@ def _accounts(way: Way, blame: Mapping[Kind, CauseName], sign: int) -> list[_Acc
     by_cause: dict[CauseName, list[Step]] = {}
     for step in way.judged:
         by_cause.setdefault(blame.get(step.kind, CauseName.UNKNOWN), []).append(step)
-    return [
+    accounts = [
         _Account(cause, sign * sum(step.excess for step in steps), tuple(steps))
         for cause, steps in by_cause.items()
     ]
+    return [part for account in accounts for part in _by_sum_and_by_weights(account)]
+
+
+def _by_sum_and_by_weights(account: _Account) -> Iterator[_Account]:
+    """The growth of residual blocks: what sums of standard branches make, and what large weights add."""
+    by_sum = min(account.decades, grown_by_sums(account.steps))
+    if account.cause is CauseName.RESIDUAL_GROWTH and account.decades > by_sum:
+        yield replace(account, cause=CauseName.INIT_TOO_LARGE, decades=account.decades - by_sum)
+        account = replace(account, decades=by_sum)
+    yield account
+
+
+def grown_by_sums(blocks: Sequence[Step]) -> float:
+    """Decades that residual blocks with standard weights grow by in all.
+
+    Each bare block multiplies (:data:`BY_SUM`). Behind a normalisation branches keep their size, so that
+    n of them add n to a variance of 1 (De & Smith, NeurIPS 2020, section 2).
+    """
+    bare = sum(not any(row.site.op in ops.NORMS for row in step.rows) for step in blocks)
+    return BY_SUM.value * bare + 0.5 * math.log10(1 + len(blocks) - bare)
 
 
 def _evidence(account: _Account, way: Way, sign: int) -> str:
@@ -122,6 +149,11 @@ def _evidence(account: _Account, way: Way, sign: int) -> str:
         return (
             f"The weights of {count(n, 'layer')} pass a factor of {passed} on average "
             f"where {made_for} keeps the gradient: {share}."
+        )
+    if steps[0].kind is Kind.BLOCK and account.cause is CauseName.INIT_TOO_LARGE:
+        return (
+            f"{count(n, 'block')} pass a factor of {passed} on average where sums of branches with standard "
+            f"weights pass {10.0 ** (grown_by_sums(steps) / n):.2g}: {share}."
         )
     if steps[0].kind is Kind.NORM:
         return f"{count(n, 'normalisation')} pass a factor of {passed} each: {share}."

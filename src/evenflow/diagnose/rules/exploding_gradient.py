@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import final
 
-from evenflow.diagnose.attribution import DEEP, DEPTH_AT_LEAST, HALVES, causes_of, measured
+from evenflow.diagnose.attribution import BY_SUM, DEEP, DEPTH_AT_LEAST, HALVES, causes_of, measured
 from evenflow.diagnose.finding import CauseName, Evidence, Finding, Severity, Symptom
 from evenflow.diagnose.glossary import remedies
 from evenflow.diagnose.graph import op_graph
@@ -58,7 +58,7 @@ class ExplodingGradient(Rule):
         CauseName.DEPTH_WITHOUT_SKIP,
         CauseName.UNKNOWN,
     )
-    thresholds = (GROWN, CHANCE, HALVES, DEPTH_AT_LEAST, DEEP, SQUARE_OVERFLOWS)
+    thresholds = (GROWN, CHANCE, HALVES, DEPTH_AT_LEAST, DEEP, SQUARE_OVERFLOWS, BY_SUM)
     page = Page(
         what="""\
 The first layers receive a gradient that is thousands of times larger than the last

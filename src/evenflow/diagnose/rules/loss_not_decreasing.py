@@ -113,7 +113,7 @@ guessing if it came down to ln C and stays there. Where steps are seen to oversh
 by Polyak's ratio or a leap of the loss in the first steps, less than 20 % is too little,
 and so is a level that no longer falls and is not below the entropy of the frequencies of
 the classes; these are known where the first batch was measured, not of a stored run alone.
-So it is for a mean squared error that ends at the variance of the targets or above.
+So it is for a mean squared error that ends at the variance of the targets (within 3 %) or above.
 Adaptive steps that are too large do not overshoot in any of these ways; they overwrite the
 weights. Less than half is too little where one of the first updates was a tenth of the typical
 weight matrix, and it has at the end twice the size and a gain that no initialisation has.
@@ -159,7 +159,11 @@ def _stuck(history: History, curve: LossCurve) -> str:
     if flat and not gained and len(curve) >= PATIENCE.value:
         return f"The loss is where it started: {number(curve.start)} at first, {number(curve.end)} at last."
     variance = history.variance
-    if variance is not None and curve.start > curve.end >= variance and len(curve) >= PATIENCE.value:
+    if (
+        variance is not None
+        and curve.start > curve.end >= (1.0 - GUESSING.value) * variance
+        and len(curve) >= PATIENCE.value
+    ):
         return (
             f"The loss came down to {number(curve.end)}, and to give the mean of the targets, whatever the "
             f"input, costs no more (their variance, {number(variance)})."

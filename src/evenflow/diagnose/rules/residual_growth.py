@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import final
 
 from evenflow.diagnose import ops
+from evenflow.diagnose.attribution import BY_SUM, NEGLIGIBLE, grown_by_sums
 from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Severity, Symptom
 from evenflow.diagnose.glossary import remedies
 from evenflow.diagnose.graph import OpGraph, op_graph
@@ -49,8 +50,8 @@ class ResidualGrowth(Rule):
     name = "residual_growth"
     symptom = Symptom.EXPLODING_GRADIENT
     summary = "The residual stream grows from block to block, because branches add up unscaled."
-    causes = (CauseName.RESIDUAL_GROWTH, CauseName.MISSING_NORMALIZATION)
-    thresholds = (NOTED, GROWN)
+    causes = (CauseName.RESIDUAL_GROWTH, CauseName.MISSING_NORMALIZATION, CauseName.INIT_TOO_LARGE)
+    thresholds = (NOTED, GROWN, BY_SUM)
     page = Page(
         what="""\
 Activations grow with depth although there are skip connections everywhere; the first loss is
@@ -66,7 +67,8 @@ is 1 + kL, and the gradient falls off as polynomially.""",
         detection="""\
 The RMS of the sums that end blocks, the last over the first. One decade is a *note*; three
 are an alarm if nothing above takes the scale away. Branches without a normalisation share
-the blame with its lack.""",
+the blame with its lack. What goes beyond a factor of √3 for each bare block, or √(1 + n) for n
+that begin with a normalisation, standard weights cannot make: it is put down to the weights.""",
         remedies="""\
 Scale the last weights of each branch by 1/√(2·blocks), or start them at zero (Fixup, ReZero,
 SkipInit); normalise at the head of each branch.""",
@@ -118,11 +120,16 @@ def _finding(graph: OpGraph, stream: _Stream) -> Finding:
     rate = 10.0 ** (stream.grown / len(blocks))
     text = f"Each of {count(len(blocks), 'block')} multiplies the stream's size by {rate:.2f} on average."
     bare = [step for step in blocks if not any(row.site.op in ops.NORMS for row in step.rows)]
-    lack = 0.5 * len(bare) / len(blocks)
-    causes = [Cause(CauseName.RESIDUAL_GROWTH, 1.0 - lack, text)]
+    by_sum = min(grown_by_sums(blocks) / stream.grown, 1.0)
+    lack = 0.5 * len(bare) / len(blocks) * by_sum
+    causes = [Cause(CauseName.RESIDUAL_GROWTH, by_sum - lack, text)]
     if bare:
         text = f"{count(len(bare), 'block')} of {len(blocks)} have no normalisation in their branches."
         causes.append(Cause(CauseName.MISSING_NORMALIZATION, lack, text))
+    if by_sum < 1.0 - NEGLIGIBLE:
+        text = f"Sums of branches with standard weights make {factor(grown_by_sums(blocks))} of that."
+        causes.append(Cause(CauseName.INIT_TOO_LARGE, 1.0 - by_sum, text))
+    causes.sort(key=lambda cause: -cause.confidence)
     alarm = stream.grown > GROWN.value and not free
     taken = " A normalisation above takes the scale away." if free else ""
     return Finding(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import final
 
-from evenflow.diagnose.attribution import DEEP, DEPTH_AT_LEAST, HALVES, causes_of
+from evenflow.diagnose.attribution import BY_SUM, DEEP, DEPTH_AT_LEAST, HALVES, causes_of
 from evenflow.diagnose.finding import CauseName, Evidence, Finding, Severity, Symptom
 from evenflow.diagnose.glossary import remedies
 from evenflow.diagnose.graph import op_graph
@@ -70,7 +70,7 @@ class UnevenGradient(Rule):
         CauseName.DEPTH_WITHOUT_SKIP,
         CauseName.UNKNOWN,
     )
-    thresholds = (APART, HALVES, DEPTH_AT_LEAST, DEEP)
+    thresholds = (APART, HALVES, DEPTH_AT_LEAST, DEEP, BY_SUM)
     page = Page(
         what="""\
 The first and the last layers get gradients of the same size, so a look at both ends finds

@@ -19,14 +19,16 @@ SHRUNK = Threshold(
 )
 BY_DECAY = Threshold(
     0.5,
-    "of the typical update's RMS that weight decay makes, at least",
+    "of what moves the typical weight that weight decay makes, at least",
     "half: the larger part of what happens to the weights",
 )
 SUFFERS = Threshold(
-    0.2,
+    0.5,
     "of its starting level that the loss has fallen by at most, for an alarm",
-    "a judgement, the same as in EF605",
+    "a judgement, the same as in EF607: a training that halves its loss does not suffer",
 )
+_DECOUPLED = ("AdamW",)
+"""Optimizers that take decay from the weights themselves; others add it to the gradient."""
 
 
 @final
@@ -54,10 +56,11 @@ Gradient and decay balance where ‖g‖ = λ‖w‖; above that the weights shr
 normalised network bears it, for there the size of weights is without effect and decay
 sets the effective learning rate.""",
         detection="""\
-The part of decay in the update is η·λ·rms(w) for SGD and AdamW. It must be half of the
-update's RMS at the typical step, the typical matrix must have shrunk to less than half,
-and the loss must hardly have fallen: decay that shrinks weights while the loss falls
-is what decay is for.""",
+AdamW takes η·λ·rms(w) from the weights, which is compared with the update's RMS; others
+add λ·w to the gradient, and λ·rms(w) is compared with the gradient's, whatever momentum or
+Adam make of the sum. Decay must have half of it at the typical step, the typical matrix
+must have shrunk to less than half, and the loss must not have halved: decay that shrinks
+weights while the loss falls is what decay is for.""",
         remedies="""\
 Divide the weight decay by 10, or set it to 0 to see whether the loss then falls; use
 AdamW instead of Adam; leave biases and gains out of it.""",
@@ -87,9 +90,12 @@ def _judge(history: History, role: str) -> Iterator[Finding]:
     if not names or rate is None or history.gained(curve) >= SUFFERS.value:
         return
     weights, updates = history.of(Role.PARAMETER, names), history.of(Role.UPDATE, names)
-    taken = on_steps(rate, history.steps)[:, None] * decay * weights
     with np.errstate(divide="ignore", invalid="ignore"):
-        part = np.where(updates > 0.0, taken / updates, np.nan)
+        if history.optimizers[role].get("class") in _DECOUPLED:
+            taken = on_steps(rate, history.steps)[:, None] * decay * weights
+            part = np.where(updates > 0.0, taken / updates, np.nan)
+        else:
+            part = decay * weights / (decay * weights + history.of(Role.PARAMETER_GRADIENT, names))
         left = weights[-1] / weights[0]
     known = part[np.isfinite(part)]
     if not known.size or not np.isfinite(left).any():
@@ -98,8 +104,8 @@ def _judge(history: History, role: str) -> Iterator[Finding]:
     if share < BY_DECAY.value or shrunk > SHRUNK.value:
         return
     text = (
-        f"Weight decay ({number(decay)}) makes {percent(share)} of the typical update, and the typical "
-        f"weight matrix has shrunk to {percent(shrunk)} of its first size."
+        f"Weight decay ({number(decay)}) makes {percent(share)} of what moves the typical weight, and the "
+        f"typical weight matrix has shrunk to {percent(shrunk)} of its first size."
     )
     yield Finding(
         code=WeightDecayDominates.code,
