@@ -33,7 +33,8 @@ update is read again beside the new ones. (evenflow compares and brings up to da
 it has, which is one read more.) Hooks are not in it, nor anything else of Python's.
 
 ``--compiled``: the models are compiled with ``torch.compile(fullgraph=True)``. A tool that
-breaks the graph is told by name.
+breaks the graph is told by name, and so are plain hooks that are not called: PyTorch takes
+what it compiled for the bare model, whatever hooks are on another one like it.
 
 Other tools are taken in where they are installed: ``pip install torchmortem==0.1.1``, and
 ``pip install --no-deps wandb==0.31.0`` with what it asks for when it is imported (not
@@ -120,16 +121,20 @@ def with_hooks(stack: ExitStack, model: nn.Module, optimizer: torch.optim.Optimi
     def look_back(module: nn.Module, into: Any, out: Any) -> None:
         look(out[0])
 
-    for module in model.modules():
-        if not list(module.children()):
-            module.register_forward_hook(lambda module, args, output: look(output))
-            module.register_full_backward_hook(look_back)
-    for parameter in model.parameters():
+    leaves = [module for module in model.modules() if not list(module.children())]
+    for module in leaves:
+        module.register_forward_hook(lambda module, args, output: look(output))
+        module.register_full_backward_hook(look_back)
+    parameters = list(model.parameters())
+    for parameter in parameters:
         parameter.register_hook(look)
 
     def hooked() -> Tensor:
         seen.clear()
-        return step()
+        loss = step()
+        if len(seen) < len(leaves) + len(parameters):  # compiled code that was made for a model without hooks
+            raise RuntimeError(f"its hooks on modules do not run: it saw {len(seen)} numbers in a step")
+        return loss
 
     return hooked
 
