@@ -159,6 +159,23 @@ def test_a_model_that_is_compiled_while_it_is_watched() -> None:
     assert not counters["graph_break"]
 
 
+@pytest.mark.parametrize("alike", [False, True])
+def test_graphs_that_were_made_before_it_was_watched_are_made_again(alike: bool) -> None:
+    """PyTorch would take them, and another model's like it, whatever hooks there are."""
+    model, optimizer = made(aot)
+    other, others = made(aot) if alike else (model, optimizer)
+    train(other, others, 1)
+    with watch(model, optimizer, budget=None) as run:
+        for _ in range(2):
+            train(model, optimizer, 1)
+            if alike:
+                train(other, others, 1)
+    assert run.trouble is None
+    expected = seen(lambda model: model, steps=1).flow()
+    for _, flow in run.run.flows():
+        assert [(row.site, row.status) for row in flow] == [(row.site, row.status) for row in expected]
+
+
 def test_a_module_that_compiles_itself() -> None:
     model, optimizer = made(lambda model: model)
     model.compile(fullgraph=True, backend="aot_eager")

@@ -23,6 +23,10 @@ is that the model is compiled twice.
 Autograd's graph, from which an eager pass tells what an output was made from, does
 not exist in there. While the compiler traces, its own graph is walked instead.
 
+PyTorch does not look at hooks when it decides whether a graph fits, so one that was made
+before the model was watched, or for another model like it, would do and have no probes.
+:func:`compile_again` has them looked at, and lets go of what was made before.
+
 Parts that are compiled by themselves have no probes: the compiler makes one graph
 for many equal blocks, and probes, each of which knows its place, would make it as many.
 """
@@ -292,6 +296,25 @@ def traceable(kind: str, eager: Callable[..., None], traced: Callable[..., Any])
 def is_compiled(module: nn.Module) -> bool:
     """Whether a module itself was compiled."""
     return hasattr(module, "_orig_mod") or module._compiled_call_impl is not None
+
+
+def compile_again(model: nn.Module) -> None:
+    """Have a compiled model compiled once more, hooks and all, when it is called next.
+
+    This changes a setting of PyTorch's for the whole process; models are then compiled anew also
+    when hooks come or go.
+    """
+    from torch._C._dynamo.eval_frame import reset_code
+
+    torch._dynamo.config.skip_nnmodule_hook_guards = False
+    for module in filter(is_compiled, model.modules()):
+        inner = getattr(module, "_orig_mod", module)
+        compiled = module.forward if inner is not module else module._compiled_call_impl
+        called = getattr(compiled, "_torchdynamo_orig_callable", None)
+        for function in (called, type(inner).forward):
+            code = getattr(function, "__code__", None)
+            if code is not None:
+                reset_code(code)
 
 
 def compiled_parts(modules: Sequence[tuple[str, nn.Module]]) -> tuple[str, ...]:

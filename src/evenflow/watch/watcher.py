@@ -38,7 +38,7 @@ from evenflow.watch.arguments import Models, Optimizers, check, models_by_role, 
 from evenflow.watch.errors import WatchWarning
 from evenflow.watch.facts import facts
 from evenflow.watch.governor import Allowance, Budget, Cost, Governor
-from evenflow.watch.graph import is_compiled
+from evenflow.watch.graph import compile_again, is_compiled
 from evenflow.watch.guard import Guard
 from evenflow.watch.moments import load
 from evenflow.watch.probes import Probes
@@ -101,6 +101,8 @@ def watch(
     check(models, optimizers, budget, modules)
     given = model.values() if isinstance(model, Mapping) else [model]
     compiled = any(is_compiled(part) for one in given for part in one.modules())
+    for one in given:
+        compile_again(one)
     made = Watch(
         models,
         optimizers,
