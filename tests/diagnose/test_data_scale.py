@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from evenflow.diagnose import CauseName, Severity
+import evenflow
+from evenflow.diagnose import CauseName, Severity, diagnose
 from evenflow.diagnose.rules.bounded_output import _unreached
 from evenflow.flow import Stats
+from evenflow.measure.first import first_flows
 from tests.diagnose.judging import judge, only, silent, top
 from tests.diagnose.programs import Program, batch, classify, he, images
 from tests.diagnose.programs import mlp as network
@@ -200,6 +202,26 @@ def test_a_column_against_a_row(loss: Callable[[Tensor, Tensor], Tensor]) -> Non
     finding = only(Program(model, batch(), lambda output: loss(output, target)), BROADCAST)
     assert (finding.severity, top(finding)) == (Severity.WARNING, CauseName.WRONG_LOSS_OR_OUTPUT)
     assert silent(Program(model, batch(), lambda output: loss(output.squeeze(-1), target)), BROADCAST)
+
+
+@pytest.mark.filterwarnings("ignore:Using a target size")
+@pytest.mark.parametrize("loss", [F.mse_loss, F.smooth_l1_loss, F.l1_loss])
+def test_a_column_against_a_row_that_comes_with_the_batch(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+    x, target = batch(), torch.randn(128)
+
+    def found(target: Tensor) -> list[str]:
+        training = evenflow.Program(
+            build=lambda seed: network(3, nn.ReLU, he, outputs=1),
+            optimizer=lambda model: torch.optim.SGD(model.parameters(), 0.1),
+            batches=lambda seed: [(x, target)],
+            loss=lambda model, pair: loss(model(pair[0]), pair[1]),
+            steps=1,
+        )
+        (flow,) = first_flows(training, 0).values()
+        return [one.code for one in diagnose(flow, select=BROADCAST).alarms]
+
+    assert found(target) == [BROADCAST]
+    assert found(target.unsqueeze(-1)) == []
 
 
 def test_losses_over_pairs_of_outputs_are_left_alone() -> None:

@@ -65,10 +65,18 @@ def _spread(graph: OpGraph, row: Row, targets: dict[int, Row]) -> tuple[Row, Row
         return None
     if row.site.op == "expand":
         uses = [graph.gradients[order] for order in graph.consumers[row.order]]
-        compared = any(use.order in targets and is_distance(graph, use) for use in uses)
+        compared = any(is_distance(graph, use) and _reads_target(graph, use, targets) for use in uses)
     else:
         compared = row.order in targets and is_distance(graph, row)
     return (output, row) if compared else None
+
+
+def _reads_target(graph: OpGraph, row: Row, targets: dict[int, Row]) -> bool:
+    """Whether an op reads a target, be it spread to the table's shape as well."""
+    return row.order in targets or any(
+        source.site.op == "expand" and source.order in targets
+        for source in graph.sources(graph.activations.get(row.order, row))
+    )
 
 
 def _finding(output: Row, table: Row) -> Finding:
