@@ -33,6 +33,7 @@ from evenflow.surgery import (
     SetOptimizer,
     SetOutputActivation,
     StandardiseInput,
+    StandardiseTarget,
     Unfreeze,
 )
 from tests.fix import programs
@@ -198,8 +199,15 @@ def test_branches_that_are_shut_on_purpose_pass_the_screen() -> None:
     assert "decades through the net" in shut
 
 
-def test_other_units_of_inputs_pass_the_screen_though_gradients_are_in_others_too() -> None:
-    program = programs.sigmoid()
+def test_other_units_of_targets_pass_the_screen_though_the_gradient_at_the_loss_is_in_others_too() -> None:
+    chain = programs.program(programs.chain(6, nn.Sigmoid))
+
+    def loss(model: nn.Module, batch: programs.Batch) -> torch.Tensor:
+        inputs, labels = batch
+        return nn.functional.mse_loss(model(inputs)[:, 0], 1e4 * labels.float())
+
+    program = replace(chain, loss=loss, metric=None)
     with torch.random.fork_rng(devices=[]):
         case = Case(program, ef.check(program, confirm=False, seconds=0.1), program.start(0))
-    assert screen(case, Patch([StandardiseInput((0.0,), (1e4,))])) is None
+    assert case.symptoms & {"vanishing_gradient", "exploding_gradient"}
+    assert screen(case, Patch([StandardiseTarget((1.5e4,), (1.1e4,))])) is None

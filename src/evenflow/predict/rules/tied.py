@@ -42,9 +42,8 @@ WIDE = 1.0
 SLIGHT = 0.05
 """A logit moved by less changes no probability by more than 5 %."""
 HEAVY = 10.0
-"""E (1 − q)⁴ over (E (1 − q)²)²: beyond it fewer than one position in ten makes the gradient.
-
-There it is .1 decades off, and .2 at 50 (test_tied.py)."""
+"""E (1 − q)⁴ over (E (1 − q)²)²: beyond it fewer than one position in ten makes the gradient (a judgement:
+so few are no average)."""
 
 
 @dataclass(frozen=True)
