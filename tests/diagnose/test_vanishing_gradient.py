@@ -205,6 +205,33 @@ def test_a_zero_head_is_noted_and_zeros_in_a_row_are_a_fault() -> None:
     )
 
 
+def test_one_factor_of_a_low_rank_change_is_zero_on_purpose_and_both_are_a_fault() -> None:
+    class Adapted(nn.Module):
+        def __init__(self, base: nn.Linear, both: bool) -> None:
+            super().__init__()
+            self.base = base.requires_grad_(False)
+            self.down = nn.Parameter(torch.zeros(4, base.in_features))
+            self.up = nn.Parameter(torch.zeros(base.out_features, 4))
+            if not both:
+                nn.init.kaiming_uniform_(self.down)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.base(x) + 4.0 * (x @ self.down.T @ self.up.T)
+            return y
+
+    def program(both: bool) -> Program:
+        model = network(3, nn.ReLU, he)
+        for i in (0, 2, 4):
+            model[i] = Adapted(model[i], both)  # type: ignore[arg-type]
+        return classify(model, batch())
+
+    finding = only(program(both=False), RULE)
+    assert (finding.severity, finding.site) == (Severity.NOTE, "0:mm[1]")
+    finding = only(program(both=True), RULE)
+    assert (finding.severity, top(finding)) == (Severity.ERROR, CauseName.ZERO_INIT_SYMMETRY)
+    assert "0.down, 0.up are all zeros, one above the other" in finding.causes[0].evidence
+
+
 def test_a_zero_kernel_before_a_rectifier_never_opens() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 14 * 14, 10))
     initialised(model, he)

@@ -83,16 +83,20 @@ class _Judge:
             for row in flow.select(Role.PARAMETER)
             if _is_zero(row) and "bias" not in row.site.path.rpartition(".")[2]
         ]
-        self._owners = {name.rpartition(".")[0]: name for name in self._zero_parameters}
+        self._of_module: dict[str, list[str]] = {}
+        for name in self._zero_parameters:
+            self._of_module.setdefault(name.rpartition(".")[0], []).append(name)
 
     def reason(self, step: Step, below: Iterable[Step], first: Row) -> _Reason:
         """Why the gradient ends inside ``step``."""
         zeros = self._zero_names(step.rows)
         in_a_row = [other.output for other in below if other.kind is Kind.LINEAR]  # a block has a way around
-        more = self._zero_names([*in_a_row, first])
+        more = [name for name in self._zero_names([*in_a_row, first]) if name not in zeros]
         dead = next((row for row in step.rows if self._all_zero_rectifier(row)), None)
         constant = next((row for row in step.rows if row.site.op in WITHOUT_SLOPE), None)
-        if zeros and not more:
+        # Which of its weights an op reads is not known: a module with one that is zero has it at one op.
+        both = {row.site.path for row in step.rows} & {row.site.path for row in (*in_a_row, first)}
+        if zeros and not more and all(len(self._of_module.get(path, ())) < 2 for path in both):
             return _Reason(
                 Severity.NOTE,
                 CauseName.ZERO_INIT_SYMMETRY,
@@ -145,8 +149,8 @@ class _Judge:
         found: dict[str, None] = {}
         for row in rows:
             scales = self._graph.is_layer(row) or row.site.op in ("mul", "div") or row.site.op in ops.NORMS
-            if scales and row.site.path in self._owners:
-                found[self._owners[row.site.path]] = None
+            if scales:
+                found.update(dict.fromkeys(self._of_module.get(row.site.path, ())))
             if row.site.op == "mul":
                 for source in row.inputs:
                     gate = self._graph.activations.get(source)
