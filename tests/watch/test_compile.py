@@ -176,6 +176,24 @@ def test_graphs_that_were_made_before_it_was_watched_are_made_again(alike: bool)
         assert [(row.site, row.status) for row in flow] == [(row.site, row.status) for row in expected]
 
 
+def test_a_setting_of_the_compiler_is_as_it_was_when_the_last_watch_has_ended() -> None:
+    def skipped() -> bool:
+        return bool(torch._dynamo.config.skip_nnmodule_hook_guards)
+
+    assert skipped(), "PyTorch's own default"
+    (first, its), (second, others) = made(aot), made(aot)
+    with watch(first, its, budget=None):
+        with watch(second, others, budget=None):
+            assert not skipped()
+        assert not skipped()
+        train(first, its, 1)
+    assert skipped()
+    train(first, its, 2)
+    with watch(first, its, budget=None) as run:
+        train(first, its, 2)
+    assert [row.site.path for row in run.run.flow(1).chain()] == ["first", "block.twice", "head"]
+
+
 def test_a_module_that_compiles_itself() -> None:
     model, optimizer = made(lambda model: model)
     model.compile(fullgraph=True, backend="aot_eager")

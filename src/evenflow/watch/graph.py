@@ -25,7 +25,7 @@ not exist in there. While the compiler traces, its own graph is walked instead.
 
 PyTorch does not look at hooks when it decides whether a graph fits, so one that was made
 before the model was watched, or for another model like it, would do and have no probes.
-:func:`compile_again` has them looked at, and lets go of what was made before.
+:class:`HookGuards` has them looked at, and :func:`compile_again` lets go of what was made before.
 
 Parts that are compiled by themselves have no probes: the compiler makes one graph
 for many equal blocks, and probes, each of which knows its place, would make it as many.
@@ -36,7 +36,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from types import CodeType
-from typing import Any, NamedTuple, Protocol, TypeAlias, final
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias, final
 from weakref import WeakValueDictionary
 
 import torch
@@ -298,15 +298,35 @@ def is_compiled(module: nn.Module) -> bool:
     return hasattr(module, "_orig_mod") or module._compiled_call_impl is not None
 
 
-def compile_again(model: nn.Module) -> None:
-    """Have a compiled model compiled once more, hooks and all, when it is called next.
+@final
+class HookGuards:
+    """While one is held, PyTorch looks at hooks when it decides whether a compiled graph fits.
 
-    This changes a setting of PyTorch's for the whole process; models are then compiled anew also
-    when hooks come or go.
+    This is a setting of PyTorch's for the whole process, and as it was once all are removed. Graphs
+    made meanwhile go on looking, so they end with the hooks.
     """
+
+    _held: ClassVar[int] = 0
+    _before: ClassVar[bool] = True
+
+    def __init__(self) -> None:
+        config = torch._dynamo.config
+        if HookGuards._held == 0:
+            HookGuards._before = config.skip_nnmodule_hook_guards
+        HookGuards._held += 1
+        config.skip_nnmodule_hook_guards = False
+
+    def remove(self) -> None:
+        """Let go."""
+        HookGuards._held -= 1
+        if HookGuards._held == 0:
+            torch._dynamo.config.skip_nnmodule_hook_guards = HookGuards._before
+
+
+def compile_again(model: nn.Module) -> None:
+    """Have a compiled model compiled once more, hooks and all, when it is called next."""
     from torch._C._dynamo.eval_frame import reset_code
 
-    torch._dynamo.config.skip_nnmodule_hook_guards = False
     for module in filter(is_compiled, model.modules()):
         inner = getattr(module, "_orig_mod", module)
         compiled = module.forward if inner is not module else module._compiled_call_impl

@@ -29,6 +29,7 @@ from typing import Any, Self, final
 import pyarrow as pa
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from evenflow.flow import Run
 from evenflow.store import RunWriter, open_run
@@ -38,7 +39,7 @@ from evenflow.watch.arguments import Models, Optimizers, check, models_by_role, 
 from evenflow.watch.errors import WatchWarning
 from evenflow.watch.facts import facts
 from evenflow.watch.governor import Allowance, Budget, Cost, Governor
-from evenflow.watch.graph import compile_again, is_compiled
+from evenflow.watch.graph import HookGuards, compile_again, is_compiled
 from evenflow.watch.guard import Guard
 from evenflow.watch.moments import load
 from evenflow.watch.probes import Probes
@@ -191,7 +192,7 @@ class Watch:
                 self.recent,
                 self._probes.readings,
             )
-        self._handles = []
+        self._handles: list[RemovableHandle | HookGuards] = [HookGuards()]
         for name, one in self._optimizers.items():
             self._handles += [
                 one.register_step_pre_hook(timed(self._before(name))),
