@@ -5,7 +5,7 @@
     python benchmarks/diagnose.py --split open        the half that may be looked at
     python benchmarks/diagnose.py --only gan so-31    programs of such a name or kind
     python benchmarks/diagnose.py --origin fresh      those that were written blind: see diagnosis/fresh
-    python benchmarks/diagnose.py --origin unseen     a second set of these, held out: see diagnosis/unseen
+    python benchmarks/diagnose.py --origin unseen     a second set of these: see diagnosis/unseen
     python benchmarks/diagnose.py --origin matrix     controls with faults that chance chose
     python benchmarks/diagnose.py --misses FILE       what went wrong in the open half, and what was seen
     python benchmarks/diagnose.py --keep DIR          keep what evenflow saw of each program, and
@@ -107,7 +107,7 @@ def show(outcomes: list[Outcome]) -> None:
         ("corpus, all", _of(outcomes, None, {"corpus"})),
         ("our own controls and their faulty twins", _of(outcomes, None, {"control", "twin"})),
         ("fresh programs, written blind", _of(outcomes, None, {"fresh"})),
-        ("unseen programs, written blind and held out", _of(outcomes, None, {"unseen"})),
+        ("unseen programs, written blind", _of(outcomes, None, {"unseen"})),
         ("matrix, open half", _of(outcomes, "open", {"matrix"})),
         ("matrix, held out", _of(outcomes, "held out", {"matrix"})),
         ("everything", outcomes),

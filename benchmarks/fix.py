@@ -4,7 +4,7 @@
     python benchmarks/fix.py --json FILE --resume   go on after an interruption
     python benchmarks/fix.py --origin twin control  our own faulty twins and healthy controls
     python benchmarks/fix.py --origin fresh         programs that were written blind
-    python benchmarks/fix.py --origin unseen        a second set of these, which nobody has looked at
+    python benchmarks/fix.py --origin unseen        a second set of these
     python benchmarks/fix.py --only relu gan        programs of such a name or kind
     python benchmarks/fix.py --show --json FILE     print the table of a file again
     python benchmarks/fix.py --reference            only what published fixes do, with no search
@@ -88,6 +88,8 @@ from evenflow.surgery import (
     SwapActivation,
 )
 
+ORIGINS = tuple(one for one in get_args(Origin) if one != "matrix")
+"""The matrix's programs have no accepted fixes: what was injected there is known instead."""
 POINTS = 0.02
 TRAININGS = 15
 """Length of a search, in trainings of the program."""
@@ -308,7 +310,7 @@ def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--only", nargs="*", default=[])
-    parser.add_argument("--origin", nargs="*", default=["corpus"], help=", ".join(get_args(Origin)))
+    parser.add_argument("--origin", nargs="*", default=["corpus"], choices=ORIGINS)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--hang", type=float, default=900.0)
     parser.add_argument("--reference", action="store_true")

@@ -4,5 +4,5 @@ from __future__ import annotations
 
 from benchmarks.diagnosis.fresh.entry import Collection
 
-UNSEEN = Collection("unseen", "held out", "benchmarks.diagnosis.unseen", margin=1.25, strict=True)
+UNSEEN = Collection("unseen", "open", "benchmarks.diagnosis.unseen", margin=1.25, strict=True)
 faulty, healthy = UNSEEN.faulty, UNSEEN.healthy
