@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 
 
 LEAST_WATCHING = 1.0
-"""Seconds that watching a whole training may take in any case. Seven faulty programs of the corpus
-and a healthy one had the same findings as with five."""
+"""Seconds that watching a whole training may take in any case (a judgement)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,7 +116,7 @@ def gradients_aside(tensors: Iterable[Tensor]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def uncollected() -> Iterator[None]:
-    """Nothing is garbage before a pass is over; looking for it took a sixth of predict's time."""
+    """Nothing is garbage before a pass is over, and looking for it takes time."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -10,9 +10,6 @@ from evenflow.fix.branches import BranchesError, branches
 from evenflow.fix.remedy import NORMS, Case, Remedy
 from evenflow.surgery import Advice, Fixup, Patch
 
-NOT_SEEN = "they could not be looked for, since the first batch ended in"
-"""Why this remedy leaves it to a person."""
-
 
 @final
 class ShutBranches(Remedy):
@@ -31,9 +28,8 @@ class ShutBranches(Remedy):
         try:
             found = branches(case)
         except BranchesError as error:
-            yield Patch(
-                [Advice(f"if the model has residual branches, try Fixup on them; {NOT_SEEN} {error}")]
-            )
+            why = f"they could not be looked for, since the first batch ended in {error}"
+            yield Patch([Advice(f"if the model has residual branches, try Fixup on them; {why}")])
         else:
             if found:
                 yield Patch([Fixup(tuple(found))])
