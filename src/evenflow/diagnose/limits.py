@@ -85,3 +85,8 @@ UNIT_RADIUS = Threshold(
     "spectral radius of recurrent weights above which they amplify",
     "a linear or rectified step of radius 1 keeps the gradient (Pascanu 2013, section 2.1)",
 )
+HALVED = Threshold(
+    0.5,
+    "share by which the loss has come down at most, from its start or, if less, from what guessing costs",
+    "a judgement: a training that halves its loss does not suffer",
+)

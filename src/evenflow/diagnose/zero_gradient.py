@@ -81,7 +81,7 @@ class _Judge:
         self._zero_parameters = [
             row.site.path
             for row in flow.select(Role.PARAMETER)
-            if _is_zero(row) and "bias" not in row.site.path.rpartition(".")[2]
+            if is_zero(row) and "bias" not in row.site.path.rpartition(".")[2]
         ]
         self._of_module: dict[str, list[str]] = {}
         for name in self._zero_parameters:
@@ -154,7 +154,7 @@ class _Judge:
             if row.site.op == "mul":
                 for source in row.inputs:
                     gate = self._graph.activations.get(source)
-                    if gate is not None and _is_zero(gate):
+                    if gate is not None and is_zero(gate):
                         found[place(gate)] = None
         return list(found)
 
@@ -172,10 +172,11 @@ class _Judge:
 
     def _all_zero_rectifier(self, row: Row) -> bool:
         activation = self._graph.activations.get(row.order)
-        return row.site.op in ops.RECTIFIERS and activation is not None and _is_zero(activation)
+        return row.site.op in ops.RECTIFIERS and activation is not None and is_zero(activation)
 
 
-def _is_zero(row: Row) -> bool:
+def is_zero(row: Row) -> bool:
+    """Whether all entries are exactly zero."""
     return row.stats is not None and row.stats.count > 0 and row.stats.mean_square == 0.0
 
 

@@ -19,7 +19,7 @@ from evenflow.diagnose.data import cost_of_frequencies, target_of_squares
 from evenflow.diagnose.graph import op_graph
 from evenflow.diagnose.history.grid import COLUMNS, Floats, Grid, Integers, grids
 from evenflow.diagnose.history.loss import LossCurve
-from evenflow.diagnose.limits import GUESSING
+from evenflow.diagnose.limits import GUESSING, HALVED
 from evenflow.diagnose.modules import in_ops
 from evenflow.diagnose.rule import CannotJudgeError
 from evenflow.flow import Flow, Role, Row, Run, Series, Stats
@@ -30,9 +30,6 @@ ENOUGH = 20
 SAMPLE = 16
 """Entries of a batch of targets below which their variance is not taken (a judgement: the standard error is
 √(2/n), a third, for the normal distribution)."""
-
-LEARNED = 0.5
-"""Share by which a loss has come down in a training that learns (a judgement, as in EF610)."""
 
 _LOSS_NAMES = ("loss", "train_loss", "train/loss", "loss/train", "training_loss")
 
@@ -180,7 +177,7 @@ class History:
         if self.variance is not None:
             guessing = self.variance
         return any(
-            curve.learned and curve.end < guessing and self.gained(curve) > LEARNED for curve in curves
+            curve.learned and curve.end < guessing and self.gained(curve) > HALVED.value for curve in curves
         )
 
     def gained(self, curve: LossCurve) -> float:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, final
 
 from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Severity, Symptom
 from evenflow.diagnose.glossary import remedies
-from evenflow.diagnose.limits import CHANCE, FLAT, PATIENCE, SMALL_UPDATE
+from evenflow.diagnose.limits import CHANCE, FLAT, HALVED, PATIENCE, SMALL_UPDATE
 from evenflow.diagnose.rule import Page, RunRule, Threshold
 from evenflow.diagnose.text import number, percent
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 SLOW = Threshold(
     0.2,
-    "of its starting level that the loss has fallen by at most",
+    "share by which the loss has come down at most, from its start or, if less, from what guessing costs",
     "a judgement: at that pace five such runs are needed",
 )
 STEADY = Threshold(
@@ -40,11 +40,6 @@ WASTED = Threshold(
     "a judgement: a cosine to zero leaves its second half .18, a straight line .25, a division by ten "
     "at a half and at three quarters .05",
 )
-LEARNED = Threshold(
-    0.5,
-    "of its starting level that the loss has fallen by at most, where the schedule ended too early",
-    "a judgement, the same as in EF607: a training that halves its loss does not suffer",
-)
 ENDED = 0.8
 """Confidence that a schedule which ended early is why the loss got no further (as of steps that are tiny)."""
 
@@ -58,7 +53,7 @@ class LearningRateTooLow(RunRule):
     symptom = Symptom.LOSS_NOT_DECREASING
     summary = "Updates are tiny and the loss falls slowly along a straight line."
     causes = (CauseName.LEARNING_RATE_TOO_LOW,)
-    thresholds = (SLOW, STEADY, TO_GO, SHORTEST, WASTED, LEARNED, PATIENCE, SMALL_UPDATE, FLAT, CHANCE)
+    thresholds = (SLOW, STEADY, TO_GO, SHORTEST, WASTED, HALVED, PATIENCE, SMALL_UPDATE, FLAT, CHANCE)
     page = Page(
         what="""\
 The loss falls at every step by the same small amount. Nothing is wrong with the model:
@@ -107,7 +102,7 @@ def _ended_early(history: History, role: str, curve: LossCurve) -> list[Finding]
     import numpy as np
 
     rate = history.scalar("lr", role)
-    if rate is None or len(curve) < PATIENCE.value or history.gained(curve) >= LEARNED.value:
+    if rate is None or len(curve) < PATIENCE.value or history.gained(curve) >= HALVED.value:
         return []
     known = rate.values[np.isfinite(rate.values)]
     share = float(known[len(known) // 2 :].sum() / known.sum()) if known.sum() > 0.0 else 1.0

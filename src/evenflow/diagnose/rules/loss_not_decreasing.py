@@ -13,6 +13,7 @@ from evenflow.diagnose.limits import (
     CHANCE,
     FLAT,
     GUESSING,
+    HALVED,
     KNOWS_MORE,
     LARGE_UPDATE,
     LEAP,
@@ -40,11 +41,6 @@ SLOW = Threshold(
     0.2,
     "of its starting level that the loss has fallen by at most, where steps are seen to overshoot",
     "the same number as in EF605, its opposite: at that pace five such runs are needed",
-)
-HALVED = Threshold(
-    0.5,
-    "of its starting level that the loss has fallen by at most, where steps have overwritten the weights",
-    "a judgement, the same number as in EF610: a training that halves its loss copes",
 )
 LARGEST_GAIN = Threshold(
     5.0 / 3.0,

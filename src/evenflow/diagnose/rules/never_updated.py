@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 SUFFERS = Threshold(
     0.2,
-    "of its starting level that the loss has fallen by at most, for an alarm",
+    "share by which the loss has come down at most, from its start or, if less, from what guessing costs",
     "a judgement, the same as in EF605; a backbone is often left out of the optimizer on purpose",
 )
 RANDOM = Threshold(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, final
 
 from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Severity, Symptom
 from evenflow.diagnose.glossary import remedies
-from evenflow.diagnose.limits import PERSISTENT
+from evenflow.diagnose.limits import HALVED, PERSISTENT
 from evenflow.diagnose.rule import CannotJudgeError, Page, RunRule, Threshold
 from evenflow.diagnose.text import listing, number
 
@@ -25,11 +25,6 @@ MOST = Threshold(
     "share of the weight matrices that it must hold for, to be an alarm",
     "a judgement: most of the model",
 )
-SUFFERS = Threshold(
-    0.5,
-    "of its starting level that the loss has fallen by at most, for an alarm",
-    "a judgement: a training that halves its loss does not suffer",
-)
 
 
 @final
@@ -41,7 +36,7 @@ class OptimizerEpsilonDominates(RunRule):
     symptom = Symptom.LOSS_NOT_DECREASING
     summary = "Gradients are so small that the optimizer's ε, not their size, sets the step."
     causes = (CauseName.OPTIMIZER_EPSILON_DOMINATES,)
-    thresholds = (BELOW, PERSISTENT, MOST, SUFFERS)
+    thresholds = (BELOW, PERSISTENT, MOST, HALVED)
     page = Page(
         what="""\
 Adam, RMSprop and their relatives make steps of the size of the learning rate whatever
@@ -123,7 +118,7 @@ def _cause(history: History, role: str, found: dict[str, float]) -> Cause:
 
 def _finding(history: History, role: str, found: dict[str, float], judged: int) -> Finding:
     try:
-        suffers = role in history.learners and history.gained(history.loss(role)) < SUFFERS.value
+        suffers = role in history.learners and history.gained(history.loss(role)) < HALVED.value
     except CannotJudgeError:
         suffers = False
     name = min(found, key=lambda one: found[one])

@@ -8,18 +8,12 @@ from typing import TYPE_CHECKING, final
 from evenflow.diagnose.finding import CauseName as Name
 from evenflow.diagnose.finding import Evidence, Finding, Severity, Symptom
 from evenflow.diagnose.glossary import remedies
-from evenflow.diagnose.limits import OFF_SCALE
-from evenflow.diagnose.rule import Page, RunRule, Threshold
+from evenflow.diagnose.limits import HALVED, OFF_SCALE
+from evenflow.diagnose.rule import Page, RunRule
 from evenflow.diagnose.text import number, percent
 
 if TYPE_CHECKING:
     from evenflow.diagnose.history import History
-
-SUFFERS = Threshold(
-    0.5,
-    "of its starting level that the loss has fallen by at most",
-    "a judgement: a training that halves its loss copes with the scale of its data",
-)
 
 
 @final
@@ -31,7 +25,7 @@ class UnscaledData(RunRule):
     symptom = Symptom.LOSS_NOT_DECREASING
     summary = "Inputs or targets are far from unit size, and the loss comes down slowly or not at all."
     causes = (Name.UNSCALED_INPUT, Name.UNSCALED_TARGET)
-    thresholds = (OFF_SCALE, SUFFERS)
+    thresholds = (OFF_SCALE, HALVED)
     page = Page(
         what="""\
 The data go into the network, or are to come out of it, as they were collected: pixels
@@ -64,7 +58,7 @@ and undo it when predicting; or start with a BatchNorm over the inputs.""",
 
         for role in history.learners[:1]:
             curve = history.loss(role)
-            if history.gained(curve) >= SUFFERS.value:
+            if history.gained(curve) >= HALVED.value:
                 continue
             found = (unscaled_input(history), unscaled_target(history, curve))
             causes = tuple(cause for cause in found if cause is not None)

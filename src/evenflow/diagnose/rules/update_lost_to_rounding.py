@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, final
 
 from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Severity, Symptom
 from evenflow.diagnose.glossary import remedies
-from evenflow.diagnose.limits import PERSISTENT
+from evenflow.diagnose.limits import HALVED, PERSISTENT
 from evenflow.diagnose.rule import CannotJudgeError, Page, RunRule, Threshold
 from evenflow.diagnose.text import percent
 
@@ -18,11 +18,6 @@ LOST = Threshold(
     0.5,
     "share of a weight's entries that have a gradient and are not changed by the step",
     "a judgement: the typical entry",
-)
-SUFFERS = Threshold(
-    0.5,
-    "of its starting level that the loss has fallen by at most, for an alarm",
-    "a judgement, the same as in EF607",
 )
 
 
@@ -35,7 +30,7 @@ class UpdateLostToRounding(RunRule):
     symptom = Symptom.LOSS_NOT_DECREASING
     summary = "Most updates are smaller than half a unit in the last place of their weight."
     causes = (CauseName.UPDATE_LOST_TO_ROUNDING,)
-    thresholds = (LOST, PERSISTENT, SUFFERS)
+    thresholds = (LOST, PERSISTENT, HALVED)
     page = Page(
         what="""\
 The weights are kept in bfloat16 or float16, and most of their entries stay exactly the
@@ -110,6 +105,6 @@ def _finding(history: History, found: dict[str, float]) -> Finding:
 
 def _suffers(history: History) -> bool:
     try:
-        return any(history.gained(history.loss(role)) < SUFFERS.value for role in history.learners)
+        return any(history.gained(history.loss(role)) < HALVED.value for role in history.learners)
     except CannotJudgeError:
         return False

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, final
 
 from evenflow.diagnose.finding import Cause, CauseName, Evidence, Finding, Severity, Symptom
+from evenflow.diagnose.limits import HALVED
 from evenflow.diagnose.rule import Page, RunRule, Threshold
 from evenflow.diagnose.text import number, percent
 
@@ -22,11 +23,6 @@ BY_DECAY = Threshold(
     "of what moves the typical weight that weight decay makes, at least",
     "half: the larger part of what happens to the weights",
 )
-SUFFERS = Threshold(
-    0.5,
-    "of its starting level that the loss has fallen by at most, for an alarm",
-    "a judgement, the same as in EF607: a training that halves its loss does not suffer",
-)
 _DECOUPLED = ("AdamW",)
 """Optimizers that take decay from the weights themselves; others add it to the gradient."""
 
@@ -40,7 +36,7 @@ class WeightDecayDominates(RunRule):
     symptom = Symptom.LOSS_NOT_DECREASING
     summary = "The weights shrink because weight decay is stronger than the gradient."
     causes = (CauseName.UNKNOWN,)
-    thresholds = (SHRUNK, BY_DECAY, SUFFERS)
+    thresholds = (SHRUNK, BY_DECAY, HALVED)
     page = Page(
         what="""\
 The weights become smaller from step to step, most of each update points to zero, and
@@ -87,7 +83,7 @@ def _judge(history: History, role: str) -> Iterator[Finding]:
     names = history.parameters(role, matrices=True)
     rate = history.scalar("lr", role)
     decay = history.setting(role, "weight_decay") or 0.0
-    if not names or rate is None or history.gained(curve) >= SUFFERS.value:
+    if not names or rate is None or history.gained(curve) >= HALVED.value:
         return
     weights, updates = history.of(Role.PARAMETER, names), history.of(Role.UPDATE, names)
     with np.errstate(divide="ignore", invalid="ignore"):

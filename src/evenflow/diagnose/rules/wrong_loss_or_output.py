@@ -14,6 +14,7 @@ from evenflow.diagnose.graph import OpGraph, op_graph
 from evenflow.diagnose.rule import Page, Rule, Threshold
 from evenflow.diagnose.softmax_axis import ROUNDING, over_samples
 from evenflow.diagnose.text import listing, percent, place, site
+from evenflow.diagnose.zero_gradient import is_zero
 from evenflow.flow import FORMATS, LOSS_PATH, Flow, Row
 
 FLAT = Threshold(
@@ -299,7 +300,7 @@ def _flat_loss(flow: Flow, graph: OpGraph) -> Iterator[_Fault]:
         yield _Fault(
             end, Severity.NOTE, message, "The loss is zero: nothing is left to learn from this batch.", ""
         )
-    elif len(zeros := graph.sources(end)) > 1 and all(map(_is_zero, zeros)):
+    elif len(zeros := graph.sources(end)) > 1 and all(map(is_zero, zeros)):
         yield _Fault(
             end,
             Severity.ERROR,
@@ -336,10 +337,6 @@ def _flat_loss(flow: Flow, graph: OpGraph) -> Iterator[_Fault]:
             f"{end.site.op} is flat at all {end.stats.count if end.stats else 0} entries of this batch.",
             "Let the model end in a linear layer, and give its outputs to a loss that expects logits.",
         )
-
-
-def _is_zero(row: Row) -> bool:
-    return row.stats is not None and row.stats.count > 0 and row.stats.mean_square == 0.0
 
 
 def _rounded_away(graph: OpGraph, end: Row) -> str | None:
