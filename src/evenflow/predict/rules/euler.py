@@ -169,7 +169,7 @@ class _Norm:
 
 def before_norm(context: Context, h: Field, y: Field) -> Field | None:
     """Σ h y over the last dimension, where y + b goes into an RMSNorm and nowhere else."""
-    parts = list(paths(flat(h)))
+    parts = list(paths(context, flat(h)))
     if len(parts) != 2:
         return None
     for (factor, direct), (factor_through, through) in (parts, parts[::-1]):
@@ -293,11 +293,12 @@ def _summed(x: Field) -> Field | None:
 # Paths
 
 
-def paths(x: Field, factor: float = 1.0) -> Iterator[tuple[float, Field]]:
+def paths(context: Context, x: Field, factor: float = 1.0) -> Iterator[tuple[float, Field]]:
     """What a gradient is the sum of."""
-    if isinstance(x, Sum):
-        for each, part in x.terms:
-            yield from paths(part, factor * each)
+    total = flat(x)
+    if isinstance(total, Sum):
+        for each, part in total.terms:
+            yield from paths(context, view(context, None, part, x.shape), factor * each)
     else:
         yield factor, x
 

@@ -26,6 +26,7 @@ import torch
 from evenflow.predict.axes import Array
 from evenflow.predict.expressions import as_scalar
 from evenflow.predict.fields import Field, Leaf
+from evenflow.predict.rules.adjoint import GROUPED, remember, weight_of
 from evenflow.predict.rules.indexing import gathered, known_values
 from evenflow.predict.rules.linear import contraction
 from evenflow.predict.rules.registry import Context, NoRuleError, makes, rule
@@ -194,14 +195,12 @@ def grouped_mm(
     if offs is None:
         return contraction(output.shape, a, b, "eik,ekj->eij")
     if len(a.shape) == 2 and len(b.shape) == 3:
-        if a.cotangent:
-            context.remarks[
-                "gradients through experts count as independent of what goes in: those of the pow, mean, "
-                "add and rsqrt of a norm before them may be .2 decades too small"
-            ] += 1
         group = _groups(known_values(offs), a.shape[0])
         weights = gathered(b, group, (len(group), *b.shape[1:]))
-        return contraction(output.shape, a, weights, "si,sij->sj")
+        result = contraction(output.shape, a, weights, GROUPED[1])
+        if (weight := weight_of(b)) is not None:
+            remember(context, a, weight, result)
+        return result
     if len(a.shape) == 2 and len(b.shape) == 2:
         group = _groups(known_values(offs), a.shape[1])
         hot = _one_hot(group, output.shape[0])
