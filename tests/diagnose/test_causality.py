@@ -26,6 +26,10 @@ def test_weights_that_are_too_small_leave_units_silent_and_data_make_a_normalisa
     assert _order((norm, 1.0), (LARGE, 0.9), (INPUT, 0.8)) == [INPUT, norm, LARGE]
 
 
+def test_data_that_saturate_gates_make_a_recurrence_forget() -> None:
+    assert _order((CauseName.LONG_RECURRENCE, 1.0), (INPUT, 0.9)) == [INPUT, CauseName.LONG_RECURRENCE]
+
+
 def test_what_does_not_bear_on_each_other_keeps_its_order() -> None:
     causes = (CauseName.DEPTH_WITHOUT_SKIP, 0.9), (CauseName.FROZEN_OR_DETACHED, 0.8), (INPUT, 0.7)
     assert _order(*causes) == [name for name, _ in causes]

@@ -28,6 +28,33 @@ def test_weights_that_are_too_large() -> None:
     assert finding.evidence[0].value == pytest.approx(9 * 0.4771, abs=0.5)
 
 
+class Sine(nn.Module):
+    """sin(frequency · x)."""
+
+    def __init__(self, frequency: float) -> None:
+        super().__init__()
+        self.frequency = frequency
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.sin(self.frequency * x)
+
+
+@pytest.mark.parametrize("made_for", [False, True])
+def test_constant_factors_that_the_weights_are_not_made_for(made_for: bool) -> None:
+    """Sitzmann et al., NeurIPS 2020, section 3.2: sin(30 W x) needs weights U(±√(6/n)/30)."""
+
+    def init(weight: torch.Tensor) -> torch.Tensor:
+        return nn.init.uniform_(weight, -(bound := (6 / weight.shape[1]) ** 0.5 / 30), bound)
+
+    model = network(5, lambda: Sine(30.0), init if made_for else None)
+    if made_for:
+        assert silent(classify(model, batch()), RULE)
+        return
+    finding = only(classify(model, batch()), RULE)
+    assert top(finding) is CauseName.INIT_TOO_LARGE
+    assert "with a constant pass a factor of 30" in finding.causes[0].evidence
+
+
 def test_batchnorm_in_a_deep_plain_stack_explodes_by_itself() -> None:
     """Yang 2019: π/(π−1) per layer in the square, 4.1 decades over 50 layers; 20 layers are harmless."""
     finding = only(classify(network(50, nn.ReLU, norm=nn.BatchNorm1d), batch()), RULE)

@@ -265,3 +265,49 @@ def test_a_squared_error_that_hardly_beats_the_mean_of_its_targets(explained: fl
     optimizer = torch.optim.Adam(model.parameters(), 0.1)
     made = train(model, optimizer, (x, target), F.mse_loss, batch=0)
     assert bool(diagnose(made, select=(RULE,), first={"": first}).alarms) == stuck
+
+
+class TwoTasks(nn.Module):
+    """Two heads, side by side in one output; the second may end in a rectifier."""
+
+    def __init__(self, rectified: bool = False) -> None:
+        super().__init__()
+        self.trunk, self.a, self.b = nn.Linear(8, 32), nn.Linear(32, 1), nn.Linear(32, 1)
+        self.rectified = rectified
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = torch.tanh(self.trunk(x))
+        return torch.cat([self.a(h), self.b(h).relu() if self.rectified else self.b(h)], 1)
+
+
+@pytest.mark.parametrize("left_out", [False, True])
+@pytest.mark.parametrize("rectified", [False, True])
+def test_a_head_that_no_loss_asks_for(left_out: bool, rectified: bool) -> None:
+    x = torch.randn(256, 8)
+    data = (x, torch.stack([0.1 * torch.randn(256), 50.0 + torch.randn(256)], 1))
+    model = TwoTasks(rectified)
+
+    def loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        each = ((output - target) ** 2).mean(0)
+        heard = each[0] if left_out else each[0] + 1e-6 * each[1]
+        return heard + each[1].item()
+
+    first = {"": measure(model, x, lambda y: loss(y, data[1]))}
+    made = train(model, torch.optim.Adam(model.parameters(), 1e-4), data, loss, steps=60)
+    (finding,) = diagnose(made, select=RULE, first=first).alarms
+    named = {cause.name: cause.evidence for cause in finding.causes}
+    assert (CauseName.FROZEN_OR_DETACHED in named) == (left_out and not rectified), "a rectifier may be dead"
+    if left_out and not rectified:
+        assert named[CauseName.FROZEN_OR_DETACHED].startswith("b got a gradient of exactly zero")
+
+
+def test_no_rate_is_too_low_where_the_weights_get_no_gradient() -> None:
+    """A network that died keeps its last bias alone, whose steps are small."""
+
+    def named(gradient: float) -> set[CauseName]:
+        weights = [Weight(f"{i}.weight", update=0.0, gradient=gradient) for i in (0, 2, 4)]
+        made = run(200, *weights, HEAD, loss=lambda s: 2.3)
+        return {cause.name for one in diagnose(made, select=RULE).alarms for cause in one.causes}
+
+    assert CauseName.LEARNING_RATE_TOO_LOW in named(1e-3)
+    assert CauseName.LEARNING_RATE_TOO_LOW not in named(0.0)

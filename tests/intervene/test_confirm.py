@@ -394,6 +394,17 @@ def test_causes_that_training_shows(
     assert next(iter(tested)) is cause
 
 
+def test_a_feature_that_outweighs_the_others_is_standardised_by_itself() -> None:
+    """Standardised with it, all others would be nothing beside it."""
+    units = torch.ones(48)
+    units[0] = 1e5
+    ill = program(0.1, batches=lambda seed: [(units * (X + 100.0), TARGETS)])
+    trial = in_training(ill, CauseName.UNSCALED_INPUT)[CauseName.UNSCALED_INPUT].trial
+    assert trial is not None
+    assert trial.verdict is Verdict.CONFIRMED, trial
+    assert trial.outcome.startswith("With inputs standardised feature by feature the loss is ")
+
+
 def test_a_softmax_too_many_is_tested_by_training_without_it() -> None:
     def softmaxed(seed: int) -> nn.Module:
         torch.manual_seed(seed)

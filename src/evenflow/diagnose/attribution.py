@@ -145,6 +145,13 @@ def _evidence(account: _Account, way: Way, sign: int) -> str:
         )
     if function:
         return f"{function} passes a factor of {passed} on average where {made_for} is usual: {share}."
+    factors = [step.log10_gain for step in steps if step.kind is Kind.FACTOR]
+    if factors:
+        each = f"{10.0 ** (sum(factors) / len(factors)):.2g}"
+        return (
+            f"{count(len(factors), 'product')} with a constant pass a factor of {each} on average, which the "
+            f"weights do not make up for: {share}."
+        )
     if steps[0].kind is Kind.LINEAR:
         return (
             f"The weights of {count(n, 'layer')} pass a factor of {passed} on average "

@@ -57,6 +57,7 @@ UPSTREAM: Mapping[CauseName, frozenset[CauseName]] = {
     CauseName.INIT_TOO_LARGE: _DATA,
     CauseName.MISSING_NORMALIZATION: _DATA,
     CauseName.RESIDUAL_GROWTH: _DATA | {CauseName.MISSING_NORMALIZATION},
+    CauseName.LONG_RECURRENCE: _DATA,
     CauseName.RECURRENT_GAIN_TOO_LARGE: frozenset({CauseName.INIT_TOO_LARGE}),
     CauseName.LEARNING_RATE_TOO_HIGH: _DATA | _SIGNAL | {CauseName.RECURRENT_GAIN_TOO_LARGE},
     CauseName.DEAD_RELU: _DATA

@@ -21,6 +21,9 @@ REPEATS = 4
 """Uses of each weight, one after another, from which a module counts as a recurrence (a judgement:
 fewer than any useful sequence has steps)."""
 
+SINGLE = 1e-5
+"""Relative difference of two sums of float32 that should be equal: 84 units of its roundoff (a judgement)."""
+
 _PRODUCTS = frozenset({"mul", "div", "bmm", "matmul"})
 """Ops that multiply two signals, if both operands are signals."""
 
@@ -117,6 +120,18 @@ class OpGraph:
         mean_square_gain = math.prod(weights[0].shape[1:]) * weights[0].stats.mean_square
         from_inputs = output.stats.mean_square - self._bias_mean_square.get(layer.site.path, 0.0)
         return math.sqrt(max(from_inputs, 0.0) / mean_square_gain) if mean_square_gain else None
+
+    def is_constant_factor(self, row: Row) -> bool:
+        """Whether an op multiplies by one number: largest entry and RMS change alike; a mask's do not."""
+        if row.site.op not in ("mul", "div") or len(row.inputs) != 1:
+            return False
+        before, after = (self.activations.get(order) for order in (row.inputs[0], row.order))
+        crests = [
+            row.stats.abs_max / row.stats.rms
+            for row in (before, after)
+            if row is not None and row.stats is not None and row.stats.abs_max
+        ]
+        return len(crests) == 2 and math.isclose(*crests, rel_tol=SINGLE)
 
     def routes(self) -> Iterator[tuple[int, ...]]:
         """For each entry of data the ops that it cannot avoid on its way to the loss, in forward order."""

@@ -37,6 +37,7 @@ from evenflow.diagnose.rules.clipping_always_active import clipped_hard
 from evenflow.diagnose.rules.optimizer_epsilon_dominates import epsilon_dominates
 from evenflow.diagnose.rules.update_lost_to_rounding import rounding_swallows
 from evenflow.diagnose.text import number, percent
+from evenflow.diagnose.unasked import unasked_heads
 from evenflow.flow import Role, Series
 
 EARLY = 0.1
@@ -57,6 +58,7 @@ def suspects(history: History, role: str, curve: LossCurve) -> tuple[Cause, ...]
     found = [
         *loud,
         long_recurrence(history),
+        unasked_heads(history, role),
         steps_too_large(history, role, curve),
         small if shortened is None else shortened,
     ]
@@ -72,7 +74,7 @@ def suspects(history: History, role: str, curve: LossCurve) -> tuple[Cause, ...]
 def by_rule_of_thumb(history: History, role: str) -> Cause | None:
     """The step size as a weak suspect where there is no better one: it is not what is usual."""
     size, usual = typical_update(history, role), limits.USUAL_UPDATE.value
-    if size is None or usual <= size <= 10.0 * usual:
+    if size is None or usual <= size <= 10.0 * usual or has_no_gradient(history, role):
         return None
     small = size < usual
     text = (
@@ -123,6 +125,8 @@ def steps_too_small(history: History, role: str, curve: LossCurve, longer: float
     Tiny is an update that is small by itself, or a run whose updates all together, were
     they all in one direction, would not make one large update.
     """
+    if has_no_gradient(history, role):
+        return None
     size, to_go = typical_update(history, role), steps_to_go(history, role, curve)
     if size is None or to_go is None or to_go < longer * max(len(curve), limits.PATIENCE.value):
         return None
@@ -134,6 +138,13 @@ def steps_too_small(history: History, role: str, curve: LossCurve, longer: float
         f"at most, and at this speed the loss needs at least {number(to_go)} steps to come down."
     )
     return Cause(CauseName.LEARNING_RATE_TOO_LOW, 0.8, text)
+
+
+def has_no_gradient(history: History, role: str) -> bool:
+    """Whether the gradient of the typical weight matrix is exactly zero, so that no step size moves it."""
+    sizes = history.of(Role.PARAMETER_GRADIENT, history.parameters(role, matrices=True))
+    known = sizes[np.isfinite(sizes)]
+    return bool(known.size) and float(np.median(known)) == 0.0
 
 
 def is_fine_tuning(history: History, role: str, curve: LossCurve) -> bool:

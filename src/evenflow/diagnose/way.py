@@ -57,6 +57,8 @@ class Kind(StrEnum):
     """Several branches, joined by an addition."""
     POST_NORM = "post_norm"
     """A block whose sum is normalised (post-LN)."""
+    FACTOR = "factor"
+    """A product with one number, the same for all entries."""
     OTHER = "other"
 
 
@@ -244,6 +246,8 @@ def _kind(graph: OpGraph, rows: Sequence[Row]) -> tuple[Kind, str]:
     op = names[0]
     if has_layer:
         return Kind.LINEAR, ""
+    if graph.is_constant_factor(rows[0]):
+        return Kind.FACTOR, ""
     for kind, family in (
         (Kind.SQUASHING, ops.SQUASHING_SLOPE),
         (Kind.RECTIFIER, ops.RECTIFIERS),

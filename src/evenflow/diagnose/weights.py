@@ -68,7 +68,7 @@ def gains(graph: OpGraph, way: Way) -> Iterator[LayerGain]:
             behind = ""
             if found is not None:
                 yield found
-        elif step.kind is not Kind.OTHER:
+        elif step.kind not in (Kind.OTHER, Kind.FACTOR):
             behind = ""
 
 

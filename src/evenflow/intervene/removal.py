@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from evenflow.diagnose import CauseName, ops
+from evenflow.diagnose import CauseName, limits, ops
 from evenflow.diagnose.graph import OpGraph, op_graph
 from evenflow.diagnose.recurrence import profiles
 from evenflow.diagnose.rule import CannotJudgeError
@@ -209,9 +210,16 @@ def _remembering(subject: Subject) -> Iterator[Removal]:
 
 
 def _standardised(subject: Subject) -> Removal:
-    if subject.features is None:
+    """All entries alike, unless one feature outweighs the others: these would be lost beside it."""
+    inputs = subject.features
+    if inputs is None:
         raise PatchError("the batch does not tell which tensor of numbers goes into the model")
-    return Removal("With standardised inputs", Patch(StandardiseInput.of(subject.features)))
+    if inputs.dim() > 1:
+        by_feature = StandardiseInput.of(inputs, 1 if inputs.dim() > 3 else -1)
+        sizes = torch.tensor([by_feature.mean, by_feature.std]).norm(dim=0)
+        if sizes.max() > limits.OFF_SCALE.value * sizes.median():
+            return Removal("With inputs standardised feature by feature", Patch(by_feature))
+    return Removal("With standardised inputs", Patch(StandardiseInput.of(inputs)))
 
 
 def _standardised_targets(subject: Subject) -> Removal:

@@ -37,6 +37,7 @@ SQUARE_OVERFLOWS = Threshold(
 
 _BLAME = {
     Kind.LINEAR: CauseName.INIT_TOO_LARGE,
+    Kind.FACTOR: CauseName.INIT_TOO_LARGE,
     Kind.NORM: CauseName.NORMALIZATION_EXPLOSION,
     Kind.POST_NORM: CauseName.RESIDUAL_GROWTH,
     Kind.BLOCK: CauseName.RESIDUAL_GROWTH,

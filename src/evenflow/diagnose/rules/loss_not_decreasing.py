@@ -75,6 +75,7 @@ class LossNotDecreasing(RunRule):
         CauseName.MISSING_NORMALIZATION,
         CauseName.RECURRENT_GAIN_TOO_LARGE,
         CauseName.LONG_RECURRENCE,
+        CauseName.FROZEN_OR_DETACHED,
         CauseName.LEARNING_RATE_TOO_HIGH,
         CauseName.LEARNING_RATE_TOO_LOW,
         CauseName.CLIPPING_ALWAYS_ACTIVE,

@@ -27,10 +27,12 @@ _BLAME = {
         Kind.SQUASHING: CauseName.SATURATING_ACTIVATION,
         Kind.RECTIFIER: CauseName.DEAD_RELU,
         Kind.LINEAR: CauseName.INIT_TOO_SMALL,
+        Kind.FACTOR: CauseName.INIT_TOO_SMALL,
         Kind.POST_NORM: CauseName.POST_LN_DEPTH,
     },
     1: {
         Kind.LINEAR: CauseName.INIT_TOO_LARGE,
+        Kind.FACTOR: CauseName.INIT_TOO_LARGE,
         Kind.NORM: CauseName.NORMALIZATION_EXPLOSION,
         Kind.BLOCK: CauseName.RESIDUAL_GROWTH,
         Kind.POST_NORM: CauseName.RESIDUAL_GROWTH,

@@ -41,6 +41,7 @@ _BLAME = {
     Kind.SQUASHING: CauseName.SATURATING_ACTIVATION,
     Kind.RECTIFIER: CauseName.DEAD_RELU,
     Kind.LINEAR: CauseName.INIT_TOO_SMALL,
+    Kind.FACTOR: CauseName.INIT_TOO_SMALL,
     Kind.POST_NORM: CauseName.POST_LN_DEPTH,
 }
 
