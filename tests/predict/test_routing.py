@@ -61,6 +61,27 @@ def test_experts(grouped: bool) -> None:
     assert excess < 0.05, site
 
 
+class Router(nn.Module):
+    """Scores that differ, of which the two largest count."""
+
+    def __init__(self, *, normalised: bool) -> None:
+        super().__init__()
+        self.gate, self.weight = nn.Linear(WIDTH, EXPERTS, bias=False), nn.Parameter(torch.empty(2, 32))
+        nn.init.normal_(self.gate.weight, 0, WIDTH**-0.5)
+        nn.init.normal_(self.weight)
+        self.normalised = normalised
+
+    def forward(self, x: Tensor) -> Tensor:
+        p = self.gate(x).softmax(-1).topk(2, -1).values
+        return (p / p.sum(-1, keepdim=True) if self.normalised else p) @ self.weight
+
+
+@pytest.mark.parametrize("normalised", [True, False])
+def test_gradients_of_scores_are_those_of_the_largest(normalised: bool) -> None:
+    site, excess = worst(disagreement(lambda: Router(normalised=normalised), randn(128, WIDTH)), sigmas=2)
+    assert excess < 0.02, site
+
+
 PLACES = randn(TOKENS, WIDTH).argsort(1)
 
 

@@ -3,7 +3,9 @@
 Which expert a token takes is decided by the largest of random scores. That choice is
 *drawn once*, from Gaussian scores with the table's second moments, and from then on the
 indices are known numbers: what is sorted, counted and looked up by them is computed.
-The values that go with them are known as a table, the mean over draws.
+The values that go with them are known as a table, the mean over draws. So are the slopes
+of the chosen probabilities: a softmax multiplies cotangents by its entries, and those
+that were chosen are the largest.
 
 With one-hot entries h of known indices, both reading and writing by index are products,
 
@@ -18,6 +20,7 @@ References:
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -81,9 +84,35 @@ def _mean_table(draws: torch.Tensor) -> Table:
     )
 
 
-def _chosen(context: Context, values: torch.Tensor, indices: torch.Tensor) -> list[Field]:
+@dataclass(frozen=True)
+class _Choice:
+    """What the largest entries were chosen from, in draws.
+
+    Attributes:
+        source: It.
+        scores: Its entries [draws, …, e].
+        places: Where the chosen ones are [draws, …, k].
+    """
+
+    source: Field
+    scores: torch.Tensor
+    places: torch.Tensor
+
+    def slopes(self) -> Table:
+        """∂p_(k)/∂s_e [k, e] of the chosen among p = softmax(s): p_e (h_ke − p_(k)), h one-hot."""
+        draws = max(
+            1, min(len(self.scores), LARGEST // max(self.places[0].numel() * self.scores.shape[-1], 1))
+        )
+        scores, places = self.scores[:draws], self.places[:draws]
+        hot = torch.nn.functional.one_hot(places, scores.shape[-1])
+        return _mean_table(scores.unsqueeze(-2) * (hot - scores.gather(-1, places).unsqueeze(-1)))
+
+
+def _chosen(context: Context, values: torch.Tensor, choice: _Choice) -> list[Field]:
     context.remarks["a choice by random scores: the chosen indices are those of one draw"] += 1
-    return [Leaf(_mean_table(values)), Leaf(None, indices[0])]
+    places = Leaf(None, choice.places[0])
+    context.made["choice", id(places)] = (places, choice)
+    return [Leaf(_mean_table(values)), places]
 
 
 @rule("topk")
@@ -97,8 +126,9 @@ def topk(
     in_order: bool = True,
 ) -> list[Field]:
     """The k largest entries, and where they are."""
-    values, indices = _scores(x, DRAWS).topk(k, dim % len(x.shape) + 1, largest, in_order)
-    return _chosen(context, values, indices)
+    scores = _scores(x, DRAWS)
+    values, places = scores.topk(k, dim % len(x.shape) + 1, largest, in_order)
+    return _chosen(context, values, _Choice(x, scores, places))
 
 
 @rule("sort")
@@ -108,8 +138,9 @@ def sort(context: Context, output: Any, x: Field, *args: Any, **options: Any) ->
         raise NoRuleError("no rule for it")
     dim = options.get("dim", next((a for a in args if type(a) is int), -1)) % len(x.shape)
     descending = options.get("descending", bool(args and args[-1] is True))
-    values, indices = _scores(x, DRAWS).sort(dim=dim + 1, descending=descending)
-    return _chosen(context, values, indices)
+    scores = _scores(x, DRAWS)
+    values, places = scores.sort(dim=dim + 1, descending=descending)
+    return _chosen(context, values, _Choice(x, scores, places))
 
 
 def _one_hot(index: torch.Tensor, size: int) -> Field:
@@ -160,7 +191,22 @@ def scatter(
     at = known_values(index).movedim(dim, -1).sort(-1).values
     if bool((at[..., 1:] == at[..., :-1]).any()):
         raise NoRuleError("a scatter that overwrites")
-    return scatter_add(context, output, x, dim, index, source)
+    sent = scatter_add(context, output, x, dim, index, source)
+    choice: _Choice | None = context.made.get(("choice", id(index)), (None, None))[1]
+    if source.cotangent and choice is not None and isinstance(choice.source, Softmax):
+        _note_way_back(context, sent, dim % len(x.shape), source, choice)
+    return sent
+
+
+def _note_way_back(context: Context, sent: Field, dim: int, g: Field, choice: _Choice) -> None:
+    """What a softmax makes of cotangents that its largest entries got: it multiplies by these entries."""
+    p = choice.source
+    if not isinstance(p, Softmax) or p.dim != dim or dim != len(p.shape) - 1:
+        return
+    full, chosen, hot = _letters(len(p.shape), dim)
+    slopes = Leaf(choice.slopes())
+    back = contraction(p.shape, g, slopes, f"{chosen},{hot}->{full}")
+    context.made["way back", id(sent)] = (sent, p, back)
 
 
 @rule("histc")

@@ -212,6 +212,10 @@ def softmax_backward(context: Context, output: Any, g: Field, p: Field, dim: int
     """P (g − Σ p g)."""
     if not isinstance(p, Softmax) or p.g is not None:
         raise NoRuleError("backward of a softmax whose forward pass was not seen")
+    chosen = context.made.get(("way back", id(g)))
+    if chosen is not None and chosen[1] is p:  # to its largest entries, see routing
+        back: Field = chosen[2]
+        return back
     return Softmax(p.x, dim, g, p)
 
 
