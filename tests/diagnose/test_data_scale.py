@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -254,3 +255,47 @@ def test_a_loss_that_reads_a_part_of_the_batch() -> None:
 def test_other_axes_are_no_samples() -> None:
     model, labels = network(3, nn.ReLU, he), torch.randint(0, 5, (128,))
     assert silent(Program(model, batch(), lambda output: F.cross_entropy(output[:, :5], labels)), IGNORED)
+
+
+class Views(nn.Module):
+    """Cosines of each sample with all, or with other vectors, as logits."""
+
+    def __init__(
+        self, of: Callable[[Tensor], Tensor], normalise: bool = True, others: Tensor | None = None
+    ) -> None:
+        super().__init__()
+        self.net, self.of, self.normalise, self.others = nn.Linear(64, 16), of, normalise, others
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.net(x)
+        if self.normalise:
+            a = F.normalize(a, dim=1)
+        return self.of(a @ (a if self.others is None else self.others).T)
+
+
+def apart(model: nn.Module, samples: int = 96) -> Program:
+    target = torch.arange(samples)
+    return Program(model, torch.randn(samples, 64), lambda y: F.cross_entropy(y, target))
+
+
+def test_cosines_need_a_temperature() -> None:
+    """NormFace, proposition 2: ln(1 + 95/e²) = 2.63 is left of ln 96 = 4.56."""
+    finding = only(apart(Views(lambda c: c)), BOUNDED)
+    assert top(finding) is CauseName.WRONG_LOSS_OR_OUTPUT
+    assert finding.evidence[0].value == pytest.approx(math.log1p(95 / math.e**2) / math.log(96), rel=1e-5)
+    assert only(apart(Views(lambda c: c * 0.1)), BOUNDED).evidence[0].value == pytest.approx(
+        math.log1p(95 * math.exp(-0.2)) / math.log(96), rel=1e-5
+    )
+    assert only(apart(Views(lambda c: torch.tanh(c / 0.01))), BOUNDED).severity is Severity.WARNING
+
+
+def test_logits_that_may_lie_far_apart() -> None:
+    scale = nn.Parameter(torch.tensor(1.0))
+    learned = Views(lambda c: c * scale)
+    learned.register_parameter("scale", scale)
+    assert silent(apart(learned), BOUNDED), "a temperature may be learned"
+    assert silent(apart(Views(lambda c: c / 0.1)), BOUNDED)
+    assert silent(apart(Views(lambda c: c * 0.1, normalise=False)), BOUNDED)
+    data = torch.randn(96, 16)
+    assert silent(apart(Views(lambda c: c, others=data)), BOUNDED), "vectors of no fixed length"
+    assert silent(apart(Views(lambda c: c), samples=10), BOUNDED), "ln(1 + 9/e²) is a third of ln 10"

@@ -70,6 +70,11 @@ class OpGraph:
                 if source in self.consumers:
                     self.consumers[source].append(order)
         self._weights = _weights(flow)
+        self._scalars = {  # modules that may learn a factor
+            row.site.path.rpartition(".")[0]
+            for row in flow.select(Role.PARAMETER)
+            if math.prod(row.shape) == 1
+        }
         self._bias_mean_square = {
             row.site.path.removesuffix(".bias"): row.stats.mean_square
             for row in flow.select(Role.PARAMETER)
@@ -123,7 +128,7 @@ class OpGraph:
 
     def is_constant_factor(self, row: Row) -> bool:
         """Whether an op multiplies by one number: largest entry and RMS change alike; a mask's do not."""
-        if row.site.op not in ("mul", "div") or len(row.inputs) != 1:
+        if row.site.op not in ("mul", "div") or len(row.inputs) != 1 or row.site.path in self._scalars:
             return False
         before, after = (self.activations.get(order) for order in (row.inputs[0], row.order))
         crests = [
@@ -163,7 +168,7 @@ class OpGraph:
             return False
         for consumer in consumers:
             op, others = self.gradients[consumer].site.op, [o for o in self.inputs[consumer] if o != order]
-            if op in _PRODUCTS and any(not self._is_scale(other) for other in others):
+            if op in _PRODUCTS and any(not self.measures_scale(other) for other in others):
                 return True
             if op in _AFFINE and not others and self.is_gate(consumer):
                 return True
@@ -176,6 +181,17 @@ class OpGraph:
         if row.site.op.startswith("_scaled_dot_product"):
             return True
         return row.site.op in ops.SOFTMAX and len(row.shape) > 2 and self._weighs(row.order)
+
+    def measures_scale(self, order: int) -> bool:
+        """Whether an output is a size to divide by: such as a norm or a standard deviation."""
+        row = self.gradients.get(order)
+        if row is None:
+            return False
+        return row.site.op in ops.MEASURES_SCALE or (
+            row.site.op in ops.KEEPS_KIND
+            and bool(row.inputs)
+            and all(self.measures_scale(source) for source in row.inputs)
+        )
 
     def leaves_model(self, order: int) -> bool:
         """Whether no layer outside the loss lies above an op."""
@@ -260,20 +276,9 @@ class OpGraph:
         if op in ops.NORMS or op in ops.MEASURES_SCALE:
             return True
         others = (other for other in self.inputs[consumer] if other != source)
-        if op in ("mul", "div") and any(self._is_scale(other) for other in others):
+        if op in ("mul", "div") and any(self.measures_scale(other) for other in others):
             return True
         return op in ops.PASSES_SCALE and free[consumer]
-
-    def _is_scale(self, order: int) -> bool:
-        """Whether an output is a size to divide by: such as a norm or a standard deviation."""
-        row = self.gradients.get(order)
-        if row is None:
-            return False
-        return row.site.op in ops.MEASURES_SCALE or (
-            row.site.op in ops.KEEPS_KIND
-            and bool(row.inputs)
-            and all(self._is_scale(source) for source in row.inputs)
-        )
 
 
 def _weights(flow: Flow) -> dict[str, tuple[Row, ...]]:
