@@ -78,6 +78,17 @@ class Expression(Field):
         return tuple(dict.fromkeys(field for term in self.terms for field, _ in term.functions))
 
     @cached_property
+    def mixed(self) -> bool:
+        """Whether it is a cotangent that holds activations: its own cotangents are mixed, or known."""
+        if not self.cotangent:
+            return False
+        return any(
+            all(atom.mixed or not atom.tags for atom, _ in term.functions if atom.cotangent)
+            and any(atom.tags for atom, _ in term.functions)
+            for term in self.terms
+        )
+
+    @cached_property
     def tags(self) -> int:
         """Bit mask of the sources through which it can covary with another field."""
         tags = 0
@@ -226,8 +237,9 @@ def _moments(x: Field, y: Field, pairs: _Pairs) -> Table:
         for right in right_terms:
             value = np.full(frame.second.shape, left.factor * right.factor)
             free = dict(right.functions)
-            # What stands on both sides goes with itself, and is no partner for the rest.
-            for a, f in sorted(left.functions, key=lambda pair: pair[0] not in free):
+            # What stands on both sides goes with itself, and is no partner for the rest;
+            # then cotangents, which have mean zero.
+            for a, f in sorted(left.functions, key=lambda pair: (pair[0] not in free, not pair[0].cotangent)):
                 b = a if a in free and (a, a) in joint else next((b for b in free if (a, b) in joint), None)
                 mean_a, var_a = side(a, 0)
                 if b is None:

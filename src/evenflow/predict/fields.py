@@ -47,7 +47,7 @@ class Field:
     Attributes:
         shape: Its shape.
         cotangent: Whether it is linear in the gradient of the loss. Such fields do
-            not covary with those of the forward pass.
+            not covary with those of the forward pass, unless they are mixed.
         keep: Entries that count in a softmax (a mask was added), as a boolean
             tensor that broadcasts against the last dimensions; None for all.
         hidden: What stands at the others; the table does not count them.
@@ -68,6 +68,11 @@ class Field:
     @abstractmethod
     def tags(self) -> int:
         """Bits of the sources through which it can covary with another field."""
+
+    @cached_property
+    def mixed(self) -> bool:
+        """Whether it is a cotangent that holds activations, as x − y of a squared error does."""
+        return False
 
     @property
     def mean_square(self) -> float:
@@ -156,6 +161,11 @@ class Made(Field):
         return Table(dims, table.second + more.second, table.mean)
 
     @cached_property
+    def mixed(self) -> bool:
+        """Whether it is a cotangent that holds activations."""
+        return self.cotangent and any(part.mixed for part in self.parts)
+
+    @cached_property
     def tags(self) -> int:
         """Bit mask of the sources through which it can covary with another field."""
         if len(self.parts) > 1:
@@ -205,6 +215,13 @@ class Sum(Field):
         return Table(dims, second, mean).limited()
 
     @cached_property
+    def mixed(self) -> bool:
+        """Whether it is a cotangent that holds activations."""
+        return self.cotangent and any(
+            field.mixed or (not field.cotangent and bool(field.tags)) for _, field in self.terms
+        )
+
+    @cached_property
     def tags(self) -> int:
         """Bit mask of the sources through which it can covary with another field."""
         return _union([field for _, field in self.terms])
@@ -237,6 +254,7 @@ def _union(fields: Sequence[Field]) -> int:
 
 
 _known: dict[tuple[int, int], tuple[Field, Field, Table | None]] = {}
+_PRODUCT, _TRANSPOSE = ("contract", "ik,kj->ij"), ("permute", (1, 0))
 
 
 def cross(x: Field, y: Field) -> Table | None:
@@ -266,7 +284,9 @@ def _uncorrelated(pair: Table, first: Table, second: Table) -> bool:
 
 def _independent(x: Field, y: Field) -> bool:
     """Whether two different fields share no source."""
-    return x is not y and (x.cotangent != y.cotangent or not x.tags & y.tags)
+    if x is y:
+        return False
+    return not x.tags & y.tags or (x.cotangent != y.cotangent and not (x.mixed or y.mixed))
 
 
 def forget() -> None:
@@ -312,6 +332,7 @@ def _cross(x: Field, y: Field) -> Table | None:
             found = through(other)
             return found if one is x or found is None else found.swapped()
     if isinstance(x, Made) and isinstance(y, Made):
+        x, y = _as_product(x, y), _as_product(y, x)
         if x.key == y.key:
             return _cross_made(x, y)
         if x.key[0] == y.key[0] == "slice" and x.key[1] == y.key[1] and x.shape == y.shape:  # type: ignore[index]
@@ -344,6 +365,23 @@ def _cross_sum(x: Sum, y: Field) -> Table | None:
             tables.append((factor, pair))
     dims, aligned = align([t for _, t in tables], np.broadcast_shapes(*(t.shape for _, t in tables)))
     return Table(dims, np.sum([f * t.second for (f, _), t in zip(tables, aligned, strict=True)], 0), None)
+
+
+def _as_product(x: Made, like: Made) -> Made:
+    """(a b)ᵀ as the product bᵀaᵀ, to be compared with another product."""
+    if x.key != _TRANSPOSE or like.key != _PRODUCT or not isinstance(x.parts[0], Made):
+        return x
+    product = x.parts[0]
+    if product.key != _PRODUCT:
+        return x
+    a, b = (_transposed(part) for part in product.parts)
+    return Made(x.shape, (b, a), product.rule, _PRODUCT)
+
+
+def _transposed(x: Field) -> Field:
+    if isinstance(x, Made) and x.key == _TRANSPOSE:
+        return x.parts[0]
+    return Made(x.shape[::-1], (x,), lambda table: table.permuted((1, 0)), _TRANSPOSE)
 
 
 def _cross_made(x: Made, y: Made) -> Table | None:

@@ -310,7 +310,7 @@ class Interpreter(TorchDispatchMode):
         except (RuntimeError, NotImplementedError):
             return None
         results = result if isinstance(result, (list, tuple)) else [result]
-        return [_known(value) if isinstance(value, Tensor) else None for value in results]
+        return [self._memory.known(value) if isinstance(value, Tensor) else None for value in results]
 
     def _number(self, tensor: Tensor) -> Any:
         """What ``.item()`` gives."""

@@ -200,12 +200,30 @@ def product(shape: Sequence[int], x: Any, y: Any) -> Field:
             return routed.weighted(found[1])
         if isinstance(routed, Sum) and any(_routed_by(part, other) for _, part in routed.terms):
             return Sum(shape, [(factor, product(shape, part, other)) for factor, part in routed.terms])
-    terms = [a.times(b) for a in as_terms(x) for b in as_terms(y)]
+    terms = [a.times(b) for a in _terms(x, y) for b in _terms(y, x)]
     result = Expression(shape, [part for term in terms for part in _conditioned(term)])
     if not result.unwieldy:
         return result
     x, y = sorted((x, y), key=lambda field: isinstance(field, Expression) and len(field.terms))
     return Expression(shape, [a.times(b) for a in as_terms(_tame(x)) for b in as_terms(as_field(y))])
+
+
+def _terms(x: Field, other: Field) -> list[Term]:
+    """As :func:`as_terms`; what a mixed cotangent holds of the other's activations stands apart."""
+    if not isinstance(x, Sum) or not x.mixed:
+        return list(as_terms(x))
+    met = set(other.atoms) if isinstance(other, Expression) else {other}
+    apart, rest = [], []
+    for factor, part in x.terms:
+        found = as_terms(part)
+        same = not part.cotangent and {field for term in found for field, _ in term.functions} <= met
+        if same:
+            apart += [Term(factor * term.factor, term.functions) for term in found]
+        else:
+            rest.append((factor, part))
+    if not apart:
+        return list(as_terms(x))
+    return [*apart, *(as_terms(Sum(x.shape, rest)) if rest else ())]
 
 
 def _routed_by(routed: Field, other: Field) -> bool:
@@ -226,7 +244,7 @@ def _conditioned(term: Term) -> list[Term]:
         if f.linear:
             continue
         for x, g in term.functions:
-            if g.linear and x.shape == u.shape and _is_part(x, u):
+            if g.linear and x.shape == u.shape and (_is_part(x, u) or x.mixed):
                 pair = cross(u, x)
                 variance = u.table.mean_square - u.table.average**2
                 if pair is None or variance <= 0:

@@ -13,6 +13,7 @@ from evenflow.predict.combine import contract
 from evenflow.predict.fields import Field, Made
 from evenflow.predict.pointwise import apply
 from evenflow.predict.rules.adjoint import remember, weight_of
+from evenflow.predict.rules.echo import with_echo
 from evenflow.predict.rules.gram import of_both
 from evenflow.predict.rules.registry import Context, rule
 from evenflow.predict.rules.tied import with_own_logits
@@ -39,6 +40,7 @@ def mm(context: Context, output: Any, a: Field, b: Field) -> Field:
     """[i, k] × [k, j]."""
     result = contraction(output.shape, a, b, "ik,kj->ij")
     if (weight := weight_of(b)) is not None:
+        result = with_echo(context, a, b, weight, result)
         result = with_own_logits(context, a, *weight, result)
         remember(context, a, weight, result)
     return result
