@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from evenflow.predict import Described, predict
+from evenflow.predict.ops import op_of
 from evenflow.predict.shapes import Shapes
 
 
@@ -90,7 +91,7 @@ class _Seen(TorchDispatchMode):
         self.shapes = Shapes()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return self.shapes.run(func, args, kwargs or {})
+        return self.shapes.run(op_of(func), args, kwargs or {})
 
 
 def floor_of_an_op() -> float:

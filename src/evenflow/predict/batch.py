@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_map
 
 from evenflow.errors import LossError, ModelError
-from evenflow.flow import Flow, ModuleCall, Role, Row
+from evenflow.flow import Flow, ModuleCall, Role, Stats
 from evenflow.predict import fields
 from evenflow.predict.fields import Leaf
 from evenflow.predict.inputs import Described
@@ -140,9 +139,11 @@ def _predict(model: nn.Module, inputs: Any, loss: Any, seed: int, interpreter: I
                     torch.autograd.backward(goal.roots, _seeds(goal, interpreter))
                 gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
                 rows = [
-                    *op_rows(recorder.tape, graph),
-                    *parameter_rows(model, recorder.tape, graph, gradients, interpreter.gradient_stats),
-                    *steps.rows(lambda call: _order(recorder, call)),
+                    *op_rows(recorder.tape, graph, _told),
+                    *parameter_rows(
+                        model, recorder.tape, graph, gradients, interpreter.gradient_stats, _told
+                    ),
+                    *steps.rows(lambda call: _order(recorder, call), _told),
                 ]
     finally:
         calls.remove()
@@ -154,7 +155,6 @@ def _predict(model: nn.Module, inputs: Any, loss: Any, seed: int, interpreter: I
         for what, count in interpreter.unknown.items()
     ]
     remarks = [f"{what} ({count}×)" for what, count in interpreter.remarks.items()]
-    rows = [_honest(row) for row in rows]
     trust = (*doubts(model, inputs_given, rows), *(Doubt(why, True) for why in interpreter.abstentions))
     return Flow(
         rows,
@@ -209,17 +209,14 @@ def _abstract(value: Any, interpreter: Interpreter) -> Any:
     return value
 
 
-def _honest(row: Row) -> Row:
-    """Unknown statistics are None, not NaN; known ones carry their interval."""
-    stats = row.stats
+def _told(stats: Stats | None, role: Role) -> tuple[Stats | None, float | None]:
+    """Unknown statistics are None, not NaN; known ones have an interval."""
     if stats is None or math.isnan(stats.mean_square):
-        return dataclasses.replace(row, stats=None)
+        return None, None
     if not isinstance(stats, PredictedStats):
-        return row
-    sure = row.site.role is Role.PARAMETER or stats.mean_square == 0.0
-    return dataclasses.replace(
-        row, stats=stats.plain, half_width=None if sure else half_width(stats.log_variance)
-    )
+        return stats, None
+    sure = role is Role.PARAMETER or stats.mean_square == 0.0
+    return stats.plain, None if sure else half_width(stats.log_variance)
 
 
 @final

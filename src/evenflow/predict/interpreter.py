@@ -42,6 +42,9 @@ _NoDispatch, _NoFunctions = torch._C._DisableTorchDispatch, torch._C.DisableTorc
 MAX_KNOWN = 1 << 22
 """Entries up to which a tensor that is not random is computed beside; 4 M hold a mask of 2048²."""
 
+_FOR_MEMORY = frozenset({"device", "layout", "pin_memory", "memory_format", "dtype", "generator"})
+"""Options that rules need not know."""
+
 
 @final
 class Interpreter(TorchDispatchMode):
@@ -198,7 +201,7 @@ class Interpreter(TorchDispatchMode):
     def _on_shapes(self, op: Op, args: Any, kwargs: Any) -> Any:
         """Its output, of which nothing but the shape is known."""
         try:
-            return self._shapes.run(op.func, tuple(args), kwargs)
+            return self._shapes.run(op, tuple(args), kwargs)
         except NotImplementedError as error:
             raise NoRuleError(
                 f"PyTorch cannot say what shape {op.name} gives without running it (it has no meta kernel)"
@@ -241,12 +244,8 @@ class Interpreter(TorchDispatchMode):
         def as_field(value: Any) -> Any:
             return operands[id(value)] if isinstance(value, Tensor) else value
 
-        fields = _mapped(as_field, list(args))
-        options = {
-            key: as_field(value)
-            for key, value in kwargs.items()
-            if key not in ("device", "layout", "pin_memory", "memory_format", "dtype", "generator")
-        }
+        fields = _mapped(as_field, args)
+        options = {key: as_field(value) for key, value in kwargs.items() if key not in _FOR_MEMORY}
         options |= _layout(op.name, args)
         try:
             if op.rule is not None:

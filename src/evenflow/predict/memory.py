@@ -173,10 +173,10 @@ class Memory:
 
 
 def _place(tensor: Tensor) -> _Place:
-    shape, strides = tuple(tensor.shape), tensor.stride()
+    shape, strides = tensor.shape, tensor.stride()
     if 1 in shape:
         strides = tuple(stride if size > 1 else 0 for size, stride in zip(shape, strides, strict=True))
-    return int(tensor.storage_offset()), shape, strides
+    return tensor.storage_offset(), shape, strides  # type: ignore[return-value]
 
 
 def _overlap(first: _Place, second: _Place) -> bool:

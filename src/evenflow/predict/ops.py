@@ -63,13 +63,14 @@ _POINTWISE = frozenset(
 """Pointwise ops that PyTorch does not tag as such."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Op:
     """What is known of an op before it runs.
 
     Attributes:
         func: The op.
         name: Without overload and underscore.
+        kind: Whether it writes "in place" or gives "fresh" tensors; all else counts as a "view".
         inplace: Whether it writes to its first argument.
         changes_view: Whether it gives its argument another shape.
         several: Whether it returns several tensors.
@@ -88,6 +89,7 @@ class Op:
 
     func: Any
     name: str
+    kind: str
     inplace: bool
     changes_view: bool
     several: bool
@@ -117,6 +119,7 @@ def op_of(func: Any) -> Op:
     return Op(
         func=func,
         name=name,
+        kind=_kind(func),
         inplace=inplace,
         changes_view=torch.Tag.inplace_view in func.tags,
         several=len(returns) != 1 or isinstance(returns[0].type, torch.ListType),
@@ -132,3 +135,13 @@ def op_of(func: Any) -> Op:
         shows=name in _VIEWS,
         renames=name in ("detach", "alias"),
     )
+
+
+def _kind(func: Any) -> str:
+    returns = [r.alias_info for r in func._schema.returns]
+    arguments = [a.alias_info for a in func._schema.arguments]
+    written = [i for i, alias in enumerate(arguments) if alias is not None and alias.is_write]
+    if returns and not written and not any(returns):
+        return "fresh"
+    same = len(returns) == 1 and returns[0] is not None and returns[0].is_write
+    return "in place" if same and written == [0] and torch.Tag.inplace_view not in func.tags else "view"

@@ -6,14 +6,13 @@ cost of a look-up. A net of repeated layers asks the same of them in each layer.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
 from typing import Any, final
 
 import torch
 from torch import Tensor
 
 from evenflow.predict.layouts import Layout, plain_layout
+from evenflow.predict.ops import Op
 
 
 class _UnnamedError(Exception):
@@ -27,27 +26,26 @@ class Shapes:
     def __init__(self) -> None:
         self._known: dict[Any, tuple[type | None, list[Layout | None]]] = {}
 
-    def run(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """``func(*args, **kwargs)``; without running it, if that gives fresh tensors of known shapes."""
-        kind = _kind(func)
-        if kind == "view" or "out" in kwargs:
-            return func(*args, **kwargs)
+    def run(self, op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What the op gives; without running it, if that is fresh tensors of known shapes."""
+        if op.kind == "view" or "out" in kwargs:
+            return op.func(*args, **kwargs)
         try:
-            name = (func, _name(args), _name(tuple(kwargs.items())) if kwargs else ())
+            name = (op, _name(args), _name(tuple(kwargs.items())) if kwargs else ())
         except _UnnamedError:
-            return func(*args, **kwargs)
+            return op.func(*args, **kwargs)
         known = self._known.get(name)
-        if known is None and kind == "fresh" and (layout := plain_layout(func, args, kwargs)) is not None:
+        if known is None and op.kind == "fresh" and (layout := plain_layout(op.func, args, kwargs)):
             known = self._known[name] = (None, [layout])
         if known is None:
-            output = func(*args, **kwargs)
+            output = op.func(*args, **kwargs)
             several = isinstance(output, (list, tuple))
             parts = list(output) if several else [output]
             if all(part is None or (isinstance(part, Tensor) and part.is_meta) for part in parts):
                 layouts = [None if p is None else (p.shape, p.stride(), p.dtype) for p in parts]
                 self._known[name] = (type(output) if several else None, layouts)
             return output
-        if kind == "in place":
+        if op.kind == "in place":
             return args[0]
         container, layouts = known
         made = [None if layout is None else _empty(*layout) for layout in layouts]
@@ -56,18 +54,6 @@ class Shapes:
 
 def _empty(shape: torch.Size, strides: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     return torch.empty_strided(shape, strides, dtype=dtype, device="meta")
-
-
-@cache
-def _kind(func: Any) -> str:
-    """Whether an op writes in place or gives fresh tensors; all else counts as a view."""
-    returns = [r.alias_info for r in func._schema.returns]
-    arguments = [a.alias_info for a in func._schema.arguments]
-    written = [i for i, alias in enumerate(arguments) if alias is not None and alias.is_write]
-    if returns and not written and not any(returns):
-        return "fresh"
-    same = len(returns) == 1 and returns[0] is not None and returns[0].is_write
-    return "in place" if same and written == [0] and torch.Tag.inplace_view not in func.tags else "view"
 
 
 def _name(values: Any) -> tuple[Any, ...]:

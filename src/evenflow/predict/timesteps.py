@@ -9,7 +9,6 @@ state gives its whole gradient, through the output and through all later steps.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, final
@@ -20,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.hooks import RemovableHandle
 
 from evenflow.flow import ModuleCall, Role, Row, Site, Stats
+from evenflow.trace.rows import Told
 
 RECURRENT = (nn.RNN, nn.LSTM, nn.GRU)
 
@@ -118,11 +118,12 @@ class TimeSteps(TorchDispatchMode):
             handle.remove()
         self._handles.clear()
 
-    def rows(self, order_of: Callable[[ModuleCall], int]) -> Iterator[Row]:
+    def rows(self, order_of: Callable[[ModuleCall], int], told: Told) -> Iterator[Row]:
         """One row a state that a gradient reached.
 
         Args:
             order_of: Position of a module call in forward execution.
+            told: What a row says of statistics.
         """
         for call in self._calls:
             directions = call.directions
@@ -131,16 +132,17 @@ class TimeSteps(TorchDispatchMode):
                     op = f"{name}_l{k // directions}{'_reverse' if k % directions else ''}"
                     for time, state in enumerate(path):
                         if state.stats is not None:
-                            yield _row(call, op, time, state, order_of(call.call))
+                            yield _row(call, op, time, state, order_of(call.call), told)
 
 
-def _row(call: _Call, op: str, time: int, state: _State, order: int) -> Row:
-    known = state.stats is not None and not math.isnan(state.stats.mean_square)
+def _row(call: _Call, op: str, time: int, state: _State, order: int, told: Told) -> Row:
+    stats, half_width = told(state.stats, Role.ACTIVATION_GRADIENT)
     return Row(
         site=Site(call.call.path, op, Role.ACTIVATION_GRADIENT, call.call.call, time=time),
         order=order,
         module_type=type(call.module).__name__,
         shape=state.shape,
         dtype=state.dtype,
-        stats=state.stats if known else None,
+        stats=stats,
+        half_width=half_width,
     )

@@ -220,7 +220,7 @@ class Recorder(_Mode):
             for tensor in _tensors((target,)):
                 self._before_write(tensor)
         output = func(*args, **kwargs) if self._run is None else self._run(func, args, kwargs)
-        with torch.no_grad():
+        with torch._C.DisableTorchFunction(), torch.no_grad():
             self._look(func, args, kwargs, output, grad_mode, number)
         return output
 
@@ -232,12 +232,13 @@ class Recorder(_Mode):
 
     def left(self, module: nn.Module, call: ModuleCall, output: Any) -> None:
         """A module has run."""
-        tensor = main_tensor(output)
-        if tensor is not None:
-            if self._unseen:
-                with torch.no_grad():
-                    self._catch_up([tensor])
-            self.tape.outputs.append(ModuleOutput(call, tensor.grad_fn, self._without_node.get(tensor)))
+        with torch._C.DisableTorchFunction():
+            tensor = main_tensor(output)
+            if tensor is not None:
+                if self._unseen:
+                    with torch.no_grad():
+                        self._catch_up([tensor])
+                self.tape.outputs.append(ModuleOutput(call, tensor.grad_fn, self._without_node.get(tensor)))
 
     def _enter_function(self, grad_mode: bool, number: int, frame: FrameType) -> None:
         """Notice a new node that came without an op, while gradients are off: a custom Function began."""

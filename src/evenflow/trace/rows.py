@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeAlias
 
 from torch import Tensor, nn
 
-from evenflow.flow import ModuleCall, Role, Row, Site, Status
+from evenflow.flow import ModuleCall, Role, Row, Site, Stats, Status
 from evenflow.trace.graph import Graph
 from evenflow.trace.recorder import Data, OpRecord, Tape
 from evenflow.trace.statistics import Reader, tensor_stats
 from evenflow.trace.variety import twin_fraction
 
+Told: TypeAlias = Callable[[Stats | None, Role], tuple[Stats | None, float | None]]
+"""From what was read of a tensor to the statistics and the half-width of its row."""
 
-def op_rows(tape: Tape, graph: Graph) -> Iterator[Row]:
+
+def as_read(stats: Stats | None, role: Role) -> tuple[Stats | None, float | None]:
+    """Measured statistics: they have no interval."""
+    return stats, None
+
+
+def op_rows(tape: Tape, graph: Graph, told: Told = as_read) -> Iterator[Row]:
     """Activation and activation gradient of every op."""
     made = _made_by(tape, graph)
     data = _data_ops(tape, graph)
@@ -28,6 +37,7 @@ def op_rows(tape: Tape, graph: Graph) -> Iterator[Row]:
             if stats is None and role is Role.ACTIVATION:
                 continue
             is_activation = role is Role.ACTIVATION
+            shown, half_width = told(stats, role)
             yield Row(
                 site=Site(name.module.path, name.op, role, name.module.call, name.index),
                 order=record.order,
@@ -38,7 +48,8 @@ def op_rows(tape: Tape, graph: Graph) -> Iterator[Row]:
                 source=record.source,
                 inputs=tuple(sorted({p.order for p in (reads if is_activation else links) if p in data})),
                 output_of=tuple(made.get(record, ())),
-                stats=stats,
+                stats=shown,
+                half_width=half_width,
                 dead_fraction=record.dead_fraction if is_activation else None,
                 saturated_fraction=record.saturated_fraction if is_activation else None,
                 sample_spread=record.sample_spread if is_activation else None,
@@ -46,11 +57,12 @@ def op_rows(tape: Tape, graph: Graph) -> Iterator[Row]:
                 entropy=record.entropy if is_activation else None,
             )
         if record.data is not None:
-            yield _data_row(record, record.data)
+            yield _data_row(record, record.data, told)
 
 
-def _data_row(record: OpRecord, data: Data) -> Row:
+def _data_row(record: OpRecord, data: Data, told: Told) -> Row:
     name = record.name
+    stats, half_width = told(data.stats, Role.DATA)
     return Row(
         site=Site(name.module.path, name.op, Role.DATA, name.module.call, name.index),
         order=record.order,
@@ -59,7 +71,8 @@ def _data_row(record: OpRecord, data: Data) -> Row:
         dtype=data.dtype,
         status=Status.OK if data.seen else Status.DETACHED,
         source=record.source,
-        stats=data.stats,
+        stats=stats,
+        half_width=half_width,
     )
 
 
@@ -69,6 +82,7 @@ def parameter_rows(
     graph: Graph,
     gradients: Mapping[str, Tensor | None],
     read: Reader = tensor_stats,
+    told: Told = as_read,
 ) -> Iterator[Row]:
     """Every parameter and its gradient, with the reason where there is none."""
     in_reach = _reaching(tape, graph)
@@ -83,20 +97,20 @@ def parameter_rows(
         status = _status(
             parameter, gradient, used=id(parameter) in tape.used, in_reach=id(parameter) in in_reach
         )
-        for role, stats in (
-            (Role.PARAMETER, read(parameter)),
-            (Role.PARAMETER_GRADIENT, None if gradient is None else read(gradient)),
-        ):
+        order = min((record.order for record in readers), default=len(tape.records))
+        for role, tensor in ((Role.PARAMETER, parameter), (Role.PARAMETER_GRADIENT, gradient)):
+            stats, half_width = told(None if tensor is None else read(tensor), role)
             yield Row(
                 site=Site(name, "parameter", role),
-                order=min((record.order for record in readers), default=len(tape.records)),
+                order=order,
                 module_type=types[owner],
                 shape=tuple(parameter.shape),
                 dtype=str(parameter.dtype).removeprefix("torch."),
                 status=status,
                 source=None,
                 stats=stats,
-                twin_fraction=twin_fraction(parameter if role is Role.PARAMETER else gradient),
+                half_width=half_width,
+                twin_fraction=twin_fraction(tensor),
             )
 
 
