@@ -39,6 +39,26 @@ class Norms(nn.Module):
         return y
 
 
+class HeadNorms(nn.Module):
+    """Qwen3's queries: a norm, a layer, and a norm for each head of what it makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = (
+            nn.Linear(WIDTH, WIDTH),
+            nn.Linear(WIDTH, WIDTH),
+            nn.Linear(WIDTH, 10),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        x = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
+        x = self.second(x).unflatten(-1, (3, -1))
+        x = F.relu(x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6))
+        y: Tensor = self.head(x.flatten(-2))
+        return y
+
+
 def squared_relu(x: Tensor) -> Tensor:
     return F.relu(x).square()
 
@@ -68,6 +88,14 @@ def test_a_size_that_the_next_norm_takes_out(
     )
     small = {site: error for site, error in found.items() if site.split(":")[-1].split("[")[0] in SMALL}
     assert len(small) == 9
+    assert worst(small, sigmas=3)[1] < 0.03, small
+
+
+def test_a_size_that_the_norms_of_heads_take_out() -> None:
+    x = torch.randn(4, 6, WIDTH, generator=torch.Generator().manual_seed(0))
+    found = disagreement(HeadNorms, x, draws=8, roles=(Role.ACTIVATION_GRADIENT,))
+    small = {site: found[site] for site in found if site.split(":")[-1] in SMALL}
+    assert len(small) == 3
     assert worst(small, sigmas=3)[1] < 0.03, small
 
 

@@ -28,7 +28,15 @@ from typing import final
 from evenflow.predict.expressions import Expression, Term, as_terms
 from evenflow.predict.fields import Field, Leaf, Made, cross
 from evenflow.predict.pointwise import apply, product
-from evenflow.predict.rules.euler import before_norm, collected, flat, paths, projected, unfolded
+from evenflow.predict.rules.euler import (
+    before_norm,
+    collected,
+    flat,
+    paths,
+    projected,
+    summed_last,
+    unfolded,
+)
 from evenflow.predict.rules.joining import Joined
 from evenflow.predict.rules.registry import Context
 from evenflow.predict.rules.tied import aligned_with
@@ -148,7 +156,7 @@ def _moved_term(context: Context, term: Term, wide: Sequence[int], shape: Sequen
             sums[key] = both, use
     total = known
     for both, use in sums.values():
-        each = _summed_last(context, both)
+        each = summed_last(context, both)
         if use.sent is not None:
             each = _sent_back(use.sent, each)
         each = view(context, None, each, shape)
@@ -180,12 +188,6 @@ def _sent_back(sent: Made, rows: Field) -> Field:
 
 def _plus(x: Field | None, y: Field, shape: Sequence[int]) -> Field:
     return y if x is None else apply(None, "add", [x, y], {}, shape)  # type: ignore[arg-type]
-
-
-def _summed_last(context: Context, x: Field) -> Field:
-    from evenflow.predict.rules.reductions import summed
-
-    return summed(context, x, [len(x.shape) - 1], x.shape[:-1], keep=False)
 
 
 def _through_weight(context: Context, path: Field, rest: Term, wide: Sequence[int]) -> _Use | None:

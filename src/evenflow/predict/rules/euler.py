@@ -168,7 +168,7 @@ class _Norm:
 
 
 def before_norm(context: Context, h: Field, y: Field) -> Field | None:
-    """Σ h y over the last dimension, where y + b goes into an RMSNorm and nowhere else."""
+    """Σ h y over the last dimension, where y + b or each head of it goes into an RMSNorm and nowhere else."""
     parts = list(paths(context, flat(h)))
     if len(parts) != 2:
         return None
@@ -181,14 +181,23 @@ def before_norm(context: Context, h: Field, y: Field) -> Field | None:
             continue
         total = _plus(_times(straight, factor), _times(norm.share, factor_through))
         left = Expression(norm.pulled.shape, [Term(1.0, ((norm.pulled, VARIABLE), (norm.squares, total)))])
-        found = view(context, None, left, y.shape[:-1])
+        rows = y.shape[:-1]
+        heads, beyond = divmod(math.prod(left.shape), math.prod(rows))
+        if beyond or not heads:
+            continue
+        found = summed_last(context, view(context, None, left, (*rows, heads)))
         for share, bias in others:
-            from evenflow.predict.rules.reductions import summed
-
-            each = summed(context, product(h.shape, h, bias), [len(h.shape) - 1], y.shape[:-1], keep=False)
-            found = apply(None, "sub", [found, each], {"alpha": share}, y.shape[:-1])  # type: ignore[arg-type]
+            each = summed_last(context, product(h.shape, h, bias))
+            found = apply(None, "sub", [found, each], {"alpha": share}, rows)  # type: ignore[arg-type]
         return found
     return None
+
+
+def summed_last(context: Context, x: Field) -> Field:
+    """Σ x over the last dimension."""
+    from evenflow.predict.rules.reductions import summed
+
+    return summed(context, x, [len(x.shape) - 1], x.shape[:-1], keep=False)
 
 
 def across_norm(x: Field, y: Field) -> Table | None:
