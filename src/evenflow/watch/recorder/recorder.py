@@ -56,8 +56,9 @@ _MOST_REPLAYS = 8
 """Passes that are run again for one flight, the latest; each takes as long as measuring a batch."""
 _LOG_SHARE, _SENTINEL_SHARE = 0.25, 0.125
 """Shares of the budget that passes and sentinels may take; figures of the whole model may take the rest."""
-_WATCHPOINT_ENTRIES = 1 << 20
-"""Size of the largest gradient that is looked at in steps that cannot pay for the norm of all."""
+_WATCHPOINT_ENTRIES = (1 << 12, 1 << 20)
+"""Sizes of the largest gradient that is looked at in steps that cannot pay for the norm of all: of a bias or
+of a scale, as there mostly is one, which is read in no time; else of a weight."""
 _LOSS = "loss"
 _FROM_ELSEWHERE = (
     "; nothing that this rank computed was bad, so it came from another one: see that rank's flight"
@@ -153,7 +154,8 @@ class FlightRecorder:
     def after_step(self, name: str) -> None:
         """An optimizer has stepped: what its weights were is gone."""
         self._closure = None
-        self._log.moved({id(p) for group in self._optimizers[name].param_groups for p in group["params"]})
+        if self._log.passes:
+            self._log.moved({id(p) for group in self._optimizers[name].param_groups for p in group["params"]})
 
     def step_ended(self, step: Step, seconds: float | None) -> None:
         """The next step runs from here on."""
@@ -376,13 +378,12 @@ def _joined(seen: Culprit | None, found: Culprit | None, notes: list[str]) -> Cu
 def _watchpoints(optimizer: torch.optim.Optimizer, models: Mapping[str, nn.Module]) -> Sequence[Tensor]:
     """The optimizer's first two small parameters: what goes wrong on the way back ends there."""
     moved = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    found = [
-        p
-        for model in models.values()
-        for p in model.parameters()
-        if id(p) in moved and p.requires_grad and p.numel() <= _WATCHPOINT_ENTRIES
-    ]
-    return found[:2]
+    trained = [p for model in models.values() for p in model.parameters() if id(p) in moved and p.requires_grad]
+    for entries in _WATCHPOINT_ENTRIES:
+        found = [p for p in trained if p.numel() <= entries]
+        if found:
+            return found[:2]
+    return []
 
 
 def _post(part: PassLog | Sentinels, *, wanted: bool) -> None:
