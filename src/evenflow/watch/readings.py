@@ -26,6 +26,8 @@ _Noted: TypeAlias = tuple[Tensor, int, Flag]
 class _Listeners(list[Listener]):
     """All of them as one."""
 
+    __slots__ = ()
+
     def __call__(self, gradient: Tensor) -> None:
         for listener in self:
             listener(gradient)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from torch import Tensor
 
@@ -13,6 +14,17 @@ from evenflow.watch.recorder.culprit import Culprit, Direction, Witness
 
 Place: TypeAlias = tuple[str, int, bool]
 """A door, the same in every step: path of the module, number of its call, whether one enters."""
+
+
+class Listener(Protocol):
+    """Looks at the gradients of values."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether this step was seen from its first pass on."""
+
+    def arrives(self, value: Value, gradient: Tensor) -> None:
+        """The gradient of a value has come together."""
 
 
 @dataclass(slots=True, eq=False)
@@ -26,7 +38,7 @@ class Call:
         micro_batch: Which outermost call of the step it belongs to.
         began: Number that autograd was to give to the next node when it began.
         leaf: Whether the module has no children.
-        inputs: The values that entered, by their graph node and its output.
+        inputs: The values that entered, by their graph node and its output, while its lower end is searched.
         sent: Whether a gradient that it alone sent to them was bad; None if that was not seen.
     """
 
@@ -36,7 +48,7 @@ class Call:
     micro_batch: int
     began: int
     leaf: bool
-    inputs: tuple[tuple[int, int], ...] = ()
+    inputs: tuple[int, ...] = ()
     sent: Flag | None = None
 
     def inside(self, other: Call) -> bool:
@@ -56,6 +68,7 @@ class Value:
     What calls have sent to it is kept until it is known whether it matters.
 
     Attributes:
+        listener: Is told the gradient that came together there; the value itself is the hook.
         returned_by: Calls that returned it.
         taken_by: Calls that it entered.
         sent: What calls sent back to it.
@@ -63,11 +76,16 @@ class Value:
         version: Of what the flag is about; −1 if it was not read.
     """
 
+    listener: Listener
     returned_by: tuple[Call, ...] = ()
     taken_by: tuple[Call, ...] = ()
     sent: tuple[tuple[Call, Tensor], ...] = ()
     flag: Flag = False
     version: int = -1
+
+    def __call__(self, gradient: Tensor) -> None:
+        """Its gradient has arrived."""
+        self.listener.arrives(self, gradient)
 
     def judge(self) -> None:
         """Look at what calls have sent."""
@@ -78,6 +96,27 @@ class Value:
             if call.sent is not True:
                 call.sent = flag or call.sent if not isinstance(flag, Tensor) else flag
         self.sent = ()
+
+
+@dataclass(slots=True, eq=False)
+class Sender:
+    """What a call sends back to a value that entered it; a hook on the graph node at the call's lower end.
+
+    Attributes:
+        call: The call.
+        value: The value.
+        place: Of the value among the inputs of the node.
+    """
+
+    call: Call
+    value: Value
+    place: int
+
+    def __call__(self, sent: Sequence[Tensor | None], received: Sequence[Tensor | None]) -> None:
+        """The node has run. Not timed, for that would take longer; and nothing in it can fail."""
+        gradient = sent[self.place]
+        if gradient is not None and self.value.listener.complete:
+            self.value.sent += ((self.call, gradient),)
 
 
 class Door(NamedTuple):

@@ -378,7 +378,9 @@ def _joined(seen: Culprit | None, found: Culprit | None, notes: list[str]) -> Cu
 def _watchpoints(optimizer: torch.optim.Optimizer, models: Mapping[str, nn.Module]) -> Sequence[Tensor]:
     """The optimizer's first two small parameters: what goes wrong on the way back ends there."""
     moved = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    trained = [p for model in models.values() for p in model.parameters() if id(p) in moved and p.requires_grad]
+    trained = [
+        p for model in models.values() for p in model.parameters() if id(p) in moved and p.requires_grad
+    ]
     for entries in _WATCHPOINT_ENTRIES:
         found = [p for p in trained if p.numel() <= entries]
         if found:

@@ -26,8 +26,7 @@ same place of a healthy step is not held against a module.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, final
 
 import torch
@@ -42,7 +41,7 @@ from evenflow.watch.norms import norms
 from evenflow.watch.ranks.placement import rank_and_size
 from evenflow.watch.readings import Readings
 from evenflow.watch.recorder.culprit import Culprit, Direction, Witness
-from evenflow.watch.recorder.doors import Call, Door, Place, Value, blame_backward, blame_forward
+from evenflow.watch.recorder.doors import Call, Door, Place, Sender, Value, blame_backward, blame_forward
 from evenflow.watch.recorder.eager import eager_only
 
 _MOST_PASSES = 64
@@ -50,6 +49,8 @@ _MOST_PASSES = 64
 _MOST_NODES = 16
 """Graph nodes of one call that are searched for its lower end. PyTorch's layers have up to four; a module
 that has more (an LSTM unrolled in Python) is judged by the gradients at its doors alone."""
+_OUTPUT_BITS = 32
+_NOWHERE: tuple[type | None, int] = (None, 0)
 _TELLING = (
     nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.LayerNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d,
     nn.GroupNorm, nn.Identity, nn.Flatten,
@@ -90,7 +91,7 @@ class Sentinels:
         self._counts: dict[str, int] = {}
         self._ran: set[str] = set()
         self._doors: list[Door] = []
-        self._values: dict[tuple[int, int], Value] = {}
+        self._values: dict[int, Value] = {}
         self._arrivals: list[tuple[Value, Flag]] = []
         self._lower_ends: dict[str, tuple[type, int]] = {}
         self._gradients: list[tuple[int, list[str], Tensor]] = []
@@ -191,7 +192,7 @@ class Sentinels:
         def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             again = in_backward()
             call = self._opened(path, True, self._node_number if self._stack else 0, again)
-            if self._active:
+            if self._active and (again or kwargs or not self._passed_by(call, args, output, telling)):
                 entered, left = _floating(args, kwargs), _floating(output)
                 of_left = [self._look(call, tensor, entered=False, read=not again) for tensor in left]
                 fine = telling and bool(left) and all(flag is False for flag in of_left)
@@ -200,11 +201,45 @@ class Sentinels:
                     self._write_down(call, flag, True)
                 for flag in of_left:
                     self._write_down(call, flag, False)
-                if call.inputs and not self._watch_known_lower_end(call, entered, left):
+                if call.inputs:
                     self._watch_lower_end(call, left)
             self._node_number = next_number()
 
         return hook
+
+    def _passed_by(self, call: Call, args: tuple[Any, ...], left: Any, telling: bool) -> bool:
+        """The usual visit, with little work and few objects: those that live long wake the garbage collector.
+
+        A layer was given one tensor, which went through a door before, and returned one. Its only output was
+        made by a node right above its only input, as before. Otherwise nothing is done: False.
+        """
+        if len(args) != 1 or type(args[0]) is not Tensor or type(left) is not Tensor:
+            return False
+        (entered,) = args
+        below, above = entered.grad_fn, left.grad_fn
+        kind, place = self._lower_ends.get(call.path, _NOWHERE)
+        if below is None or above is None or type(above) is not kind:
+            return False
+        number, made = entered.output_nr, _key(above, left.output_nr)
+        value, children = self._values.get(_key(below, number)), above.next_functions
+        if (
+            value is None
+            or made in self._values
+            or len(children) <= place
+            or children[place] != (below, number)
+        ):
+            return False
+        flag = self._readings.bad(left)
+        if not (telling and flag is False):
+            if value.version != entered._version:
+                return False
+            self._write_down(call, value.flag, True)
+        self._write_down(call, flag, False)
+        value.taken_by += (call,)
+        self._listen(call, above, place, value)
+        self._values[made] = new = Value(self, returned_by=(call,), flag=flag, version=left._version)
+        self._readings.on_gradient(left, new)
+        return True
 
     def _opened(self, path: str, leaf: bool, began: int, again: bool) -> Call:
         """A module is called; ``again`` by a checkpoint, inside the backward pass."""
@@ -224,11 +259,11 @@ class Sentinels:
         node = tensor.grad_fn
         if node is None:
             return self._readings.bad(tensor) if read else False
-        key = (node._sequence_nr(), tensor.output_nr)
+        key = _key(node, tensor.output_nr)
         value = self._values.get(key)
         if value is None:
-            value = self._values[key] = Value()
-            self._readings.on_gradient(tensor, partial(self._arrives, value))
+            value = self._values[key] = Value(self)
+            self._readings.on_gradient(tensor, value)
         if entered:
             value.taken_by += (call,)
             if key not in call.inputs:
@@ -247,8 +282,8 @@ class Sentinels:
 
     # --- on the way back ------------------------------------------------------
 
-    def _arrives(self, value: Value, gradient: Tensor) -> None:
-        """Not timed where the figures know that all is well, for that would take longer."""
+    def arrives(self, value: Value, gradient: Tensor) -> None:
+        """A gradient; not timed where the figures know that all is well, for that would take longer."""
         if self._asked and self._readings.finite(gradient):
             value.sent = ()
         else:
@@ -286,22 +321,6 @@ class Sentinels:
         if found:
             self._gradients.append((self._passes - 1, list(found), norms(list(found.values()))))
 
-    def _watch_known_lower_end(self, call: Call, entered: Sequence[Tensor], left: Sequence[Tensor]) -> bool:
-        """If a layer's only output was made by a node right above its only input, as it was before."""
-        known = self._lower_ends.get(call.path)
-        if known is None or len(entered) != 1 or len(left) != 1:
-            return False
-        kind, place = known
-        node = left[0].grad_fn
-        if type(node) is not kind or node is None:
-            return False
-        children = node.next_functions
-        child, output = children[place] if place < len(children) else (None, 0)
-        if child is None or (child._sequence_nr(), output) not in call.inputs:
-            return False
-        self._listen(call, node, [(place, self._values[child._sequence_nr(), output])])
-        return True
-
     def _watch_lower_end(self, call: Call, outputs: Iterable[Tensor]) -> None:
         """Look at the gradients that leave the call's own part of the graph, besides those of its weights."""
         pending = [output.grad_fn for output in outputs if output.grad_fn is not None]
@@ -319,33 +338,21 @@ class Sentinels:
             for place, (child, output) in enumerate(node.next_functions):
                 if child is None:
                     continue
-                number = child._sequence_nr()
-                if (number, output) in call.inputs:
-                    below.append((place, self._values[number, output]))
-                elif call.began <= number < PARAMETER_NODE:
+                key = _key(child, output)
+                if key in call.inputs:
+                    below.append((place, self._values[key]))
+                elif call.began <= child._sequence_nr() < PARAMETER_NODE:
                     pending.append(child)
+            for place, value in below:
+                self._listen(call, node, place, value)
             if below:
-                self._listen(call, node, below)
                 ends.append((node, [place for place, _ in below]))
         if len(ends) == len(call.inputs) == 1 and ends[0][0] is seen[0] and len(ends[0][1]) == 1:
             self._lower_ends[call.path] = type(seen[0]), ends[0][1][0]
 
-    def _listen(self, call: Call, node: Node, below: Iterable[tuple[int, Value]]) -> None:
+    def _listen(self, call: Call, node: Node, place: int, value: Value) -> None:
         call.sent = False
-        node.register_hook(partial(self._take_sent, call, below))
-
-    def _take_sent(
-        self,
-        call: Call,
-        below: Iterable[tuple[int, Value]],
-        sent: Sequence[Tensor | None],
-        received: Sequence[Tensor | None],
-    ) -> None:
-        """Not timed, for that would take longer; and nothing in it can fail."""
-        for place, value in below:
-            gradient = sent[place]
-            if gradient is not None and (self._active or self._values):
-                value.sent += ((call, gradient),)
+        node.register_hook(Sender(call, value, place))
 
     # --- the verdict ----------------------------------------------------------
 
@@ -371,6 +378,11 @@ class Sentinels:
         while path and path not in self._ran:
             path = path.rpartition(".")[0]
         return path
+
+
+def _key(node: Node, output: int) -> int:
+    """One number for an output of a graph node."""
+    return node._sequence_nr() << _OUTPUT_BITS | output
 
 
 def _floating(*values: Any) -> list[Tensor]:
