@@ -89,7 +89,10 @@ def remember(context: Context, a: Field, weight: tuple[int, bool], result: Field
 
 def by_entries(x: Field, over: tuple[int, ...], shape: Sequence[int], *, keep: bool = False) -> Field:
     """Σ x over some dimensions from the moments of x: the left side."""
-    return Made(shape, (x,), lambda t: t.summed(over, keep=keep), ("sum", over, keep))
+    from evenflow.predict.rules.gram import of_entries
+
+    added = of_entries if x.cotangent else None
+    return Made(shape, (x,), lambda t: t.summed(over, keep=keep), ("sum", over, keep), added)
 
 
 def moved(context: Context, x: Field, over: Sequence[int], shape: Sequence[int]) -> Field | None:

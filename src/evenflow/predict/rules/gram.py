@@ -13,6 +13,13 @@ directions, d_eff = (tr Σ)²/tr Σ² for the covariance Σ of the tokens,
 Patches of 4 × 4 pixels have at most 48 directions, however wide the layers behind them,
 so 64 of them more than double the square of that gradient.
 
+The same goes for the gradient of a layer u = W x with a function φ behind it, Σ_t h_t φ'(u_t) x_t:
+E φ'(u)φ'(u') depends on the pair's E u u', and so it has δ times its slope, E φ''(u)φ''(u').
+Before the layer, in the gradient of the gain of a norm, Σ_t (Wᵀg_t)_a x_ta, Wᵀg_t has besides
+a part along x_t, for W is the same: Σ_i W_ia φ'(u_i) h_i has by Stein's lemma the part
+x_ta σ² Σ_i φ''(u_i) h_i. To the square of the sum it adds as much as δ does with κ = 1/n,
+n the width of x.
+
 Pair tables hold means over pairs. Here δ_jj' = G_jj' − mean, j ≠ j', goes through the same
 linear ops as a table of its own (:class:`Fluctuation`), and where two operands of a
 product both have it at the same pairs, E δ² is added.
@@ -28,11 +35,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from evenflow.predict.axes import Array, agreeing
 from evenflow.predict.combine import align
-from evenflow.predict.expressions import Expression
+from evenflow.predict.expressions import Expression, Term
 from evenflow.predict.fields import Field, Made, Sum, rearranged_leaf
+from evenflow.predict.rules.euler import flat
 from evenflow.predict.rules.joining import Joined
 from evenflow.predict.rules.normalised import Normalised, pair_average
 from evenflow.predict.rules.softmax import Softmax
@@ -80,7 +89,46 @@ def _fluctuation(x: Field) -> Fluctuation | None:
             return None
         dims, (p, g) = align([x.forward.table, found.table], x.shape)
         return Fluctuation(found.tokens, Table(dims, p.second * g.second, None))
-    return None if x.cotangent or len(x.shape) < 2 or min(x.shape[-2:]) < 2 else _of_tokens(x)
+    if x.cotangent:
+        return _by_slope(x) if isinstance(x, Expression) and len(x.terms) == 1 else None
+    return None if len(x.shape) < 2 or min(x.shape[-2:]) < 2 else _of_tokens(x)
+
+
+def _by_slope(x: Expression) -> Fluctuation | None:
+    """That of h f(u), u = W x: of E f(u) f(u'), by its slope in E u u'."""
+    (term,) = x.terms
+    for atom, f in term.functions:
+        found = None if atom.cotangent or atom.shape != x.shape else fluctuation(atom)
+        if found is None or found.tokens is atom or _alike(found.tokens):
+            continue
+        rest = tuple(pair for pair in term.functions if pair[0] is not atom)
+        others = Expression(x.shape, [Term(term.factor, rest)]).table
+        dims, (others, u, moved) = align([others, atom.table, found.table], x.shape)
+        counted = moved.second != 0
+        second = np.zeros(moved.second.shape)
+        second[counted] = (others.second * moved.second)[counted] * _slopes(u, f, counted)
+        return Fluctuation(found.tokens, Table(dims, second, None))
+    return None
+
+
+def _alike(tokens: Field) -> bool:
+    """Whether tokens differ too little for Σ δ² to count beside the square of what they have in common."""
+    apart = tokens.table.centred_over([len(tokens.shape) - 2]).mean_square
+    return (tokens.shape[-2] - 1) * apart**2 < NEGLIGIBLE * tokens.mean_square**2
+
+
+def _slopes(u: Table, f: Scalar, counted: npt.NDArray[np.bool_]) -> Array:
+    """The slope of E f(u) f(u') in E u u', at some pair classes."""
+    variance = np.maximum(u.diagonal - u.means**2, 0.0)
+    sides = (*u.sides(u.means), *u.sides(variance))
+    mean, mean_other, own, other = (np.broadcast_to(side, counted.shape)[counted] for side in sides)
+    limit = 0.99 * np.sqrt(own * other)
+    covariance = np.clip(u.second[counted] - mean * mean_other, -limit, limit)
+    step = 0.01 * limit
+    above, below = (
+        expect_pair(f, f, (mean, mean_other), (own, other), covariance + sign * step) for sign in (1, -1)
+    )
+    return np.divide(above - below, 2 * step, out=np.zeros_like(covariance), where=step > 0)
 
 
 def _through(x: Made, position: int) -> Fluctuation | None:
@@ -148,6 +196,41 @@ def of_both(x: Made) -> Table | None:
         return None
     tables = {id(first): a.table, id(second): b.table}
     return x.rule(*(tables[id(part)] for part in x.parts)).scaled(math.sqrt(kappa))
+
+
+def of_entries(x: Made) -> Table | None:
+    """What E δ² adds to a sum over tokens of Wᵀh times the tokens, entry by entry; None if nothing."""
+    (product,) = x.parts
+    if not isinstance(product, Expression) or len(product.terms) != 1:
+        return None
+    (term,) = product.terms
+    if len(term.functions) != 2 or not all(f.linear for _, f in term.functions):
+        return None
+    tokens, gradient = sorted((field for field, _ in term.functions), key=lambda field: field.cotangent)
+    if tokens.cotangent or not gradient.cotangent or len(tokens.shape) - 1 in x.key[1]:  # type: ignore[index]
+        return None
+    a, b = fluctuation(gradient), fluctuation(tokens)
+    if a is None or b is None or not a.tokens is b.tokens is tokens:
+        return None
+    kappa = gram_variance(tokens) + (1 / tokens.shape[-1] if _applied(gradient, tokens) else 0.0)
+    if kappa * (tokens.shape[-2] - 1) < NEGLIGIBLE:
+        return None
+    dims, (g, t) = align([a.table, b.table], product.shape)
+    return x.rule(Table(dims, g.second * t.second * (kappa * term.factor**2), None))
+
+
+def _applied(gradient: Field, tokens: Field) -> bool:
+    """Whether it is Wᵀh with h a function of W times the tokens."""
+    gradient = flat(gradient)
+    if not isinstance(gradient, Made) or (weight := _weight(gradient)) is None:
+        return False
+    leaf, h = rearranged_leaf(gradient.parts[weight]), gradient.parts[1 - weight]
+    for atom in h.atoms if isinstance(h, Expression) else ():
+        linear = None if atom.cotangent else _scaled(atom)
+        u = flat(atom if linear is None else linear[1])
+        if isinstance(u, Made) and (at := _weight(u)) is not None and rearranged_leaf(u.parts[at]) is leaf:
+            return flat(u.parts[1 - at]) is tokens
+    return False
 
 
 def _within(table: Table, dims: list[int]) -> Array:
