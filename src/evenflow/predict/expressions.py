@@ -190,9 +190,12 @@ def _match(left: Term, right: Term, pairs: _Pairs) -> None:
     partners: set[Field] = set()
     # What stands on both sides goes with itself; then cotangents, the likeliest to have no partner.
     both = {a for a, _ in left.functions} & {b for b, _ in right.functions}
-    factors = sorted(left.functions, key=lambda pair: (pair[0] not in both, not pair[0].cotangent))
+    factors, others = (
+        sorted(term.functions, key=lambda pair: (pair[0] not in both, not pair[0].cotangent))
+        for term in (left, right)
+    )
     for a, f in factors:
-        for b, _ in right.functions:
+        for b, _ in others:
             if b in partners or a.shape != b.shape or (a in both and a is not b):
                 continue
             table = cross(a, b)
@@ -236,9 +239,9 @@ def _moments(x: Field, y: Field, pairs: _Pairs) -> Table:
     for left in left_terms:
         for right in right_terms:
             value = np.full(frame.second.shape, left.factor * right.factor)
-            free = dict(right.functions)
+            free = dict(sorted(right.functions, key=lambda pair: not pair[0].cotangent))
             # What stands on both sides goes with itself, and is no partner for the rest;
-            # then cotangents, which have mean zero.
+            # then cotangents, of either side: they have mean zero.
             for a, f in sorted(left.functions, key=lambda pair: (pair[0] not in free, not pair[0].cotangent)):
                 b = a if a in free and (a, a) in joint else next((b for b in free if (a, b) in joint), None)
                 mean_a, var_a = side(a, 0)
