@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, final
+from typing import Any, NamedTuple, TypeAlias, final
 
 import numpy as np
 import torch
@@ -46,6 +46,32 @@ class Output:
     output_of: tuple[Call, ...]
 
 
+class Told(NamedTuple):
+    """What a compiled graph tells of an output, and what was made of it.
+
+    Attributes:
+        module: Number of the module that returned it.
+        call: Which call of it that was.
+        shape: Its shape.
+        dtype: Its format.
+        differentiable: Whether it can get a gradient.
+        output: How it is described, now that this module has returned it.
+        order: Position in its pass.
+        again: Whether another module had returned it before.
+        outside: Whether that depends on what is in it.
+    """
+
+    module: int
+    call: Call
+    shape: torch.Size
+    dtype: torch.dtype
+    differentiable: bool
+    output: Output
+    order: int
+    again: bool
+    outside: bool
+
+
 @dataclass(slots=True, eq=False)
 class Pass:
     """One call of the whole model.
@@ -77,6 +103,10 @@ class Pass:
     """Turn in which a gradient last came."""
     traced: dict[tuple[int, int] | None, int] = field(default_factory=dict)
     """Call in a compiled graph → order of its output."""
+    told: list[Told] = field(default_factory=list)
+    """What compiled graphs have told, in order."""
+    before: Sequence[Told] = ()
+    """What they told in the last pass, as long as they tell the same; then nothing."""
     number: int = field(default_factory=lambda: next(_NUMBERS))
 
     def count(self, path: str) -> Call:
@@ -119,6 +149,32 @@ class Pass:
         self.has_gradient[order] = 1
         self.reached = turn
         return _put(self.page, 2 * order + 1, gradient)
+
+    def as_before(self, module: int, tensor: Tensor, differentiable: bool) -> Told | None:
+        """What a graph tells of an output, if all that was told so far is the same as in the last pass."""
+        place = len(self.told)
+        if place < len(self.before):
+            known = self.before[place]
+            if (
+                known.module == module
+                and known.shape == tensor.shape
+                and known.dtype is tensor.dtype
+                and known.differentiable == differentiable
+                and not known.outside
+            ):
+                self.told.append(known)
+                return known
+        if self.before:
+            self.before = ()
+            for one in self.told:
+                self.calls[one.call[0]] = one.call[1] + 1
+                self.traced[one.module, one.call[1]] = one.order
+        return None
+
+    def tell(self, told: Told) -> None:
+        """Add what a graph tells of an output that the last pass did not have at this place."""
+        self.told.append(told)
+        self.traced[told.module, told.call[1]] = told.order
 
     def order_of_equal(self, tensor: Tensor) -> int | None:
         """Position of the last output if the tensor looks like a copy of it: same shape, same moments."""

@@ -39,7 +39,7 @@ from evenflow.watch import graph
 from evenflow.watch.autograd import PARAMETER_NODE, in_backward
 from evenflow.watch.inventory import Inventory
 from evenflow.watch.moments import Page
-from evenflow.watch.outputs import Catalogue, Output, Pass
+from evenflow.watch.outputs import Catalogue, Output, Pass, Told
 from evenflow.watch.readings import Readings
 
 _TICKETS = 1 << 20
@@ -81,6 +81,9 @@ class PassProbe:
         self._current: Pass | None = None
         self._traced = graph.TracedModules(inventory.modules)
         self._in_graph = False
+        self._ticket = graph.NOTHING
+        self._told_last: list[Told] = []
+        self._begun, self._saw, self._brought = timed(self._begin), timed(self._see), timed(self._bring)
         self.tag = graph.register(self)
         self.on = False
         """Whether hooks are on the modules, to record what they return."""
@@ -193,7 +196,11 @@ class PassProbe:
     def _begin(self) -> None:
         self._current = None
         if not self.paused:
-            self._current = Pass(self._inventory.model.training, Page(2 * max(len(self._script), 32)))
+            before, self._told_last = self._told_last, []
+            rows = 2 * max(len(self._script), len(before), 32)
+            self._current = Pass(
+                self._inventory.model.training, Page(rows), told=self._told_last, before=before
+            )
             self._passes.append(self._current)
             self._drop_old()
 
@@ -248,57 +255,66 @@ class PassProbe:
     def graph_begins(self) -> None:
         """A pass begins."""
         if self.on and not in_backward():
-            self._timed(self._begin)()
+            self._begun()
 
     def graph_saw(self, module: int, output: Tensor, *, differentiable: bool) -> int:
         """A module returned ``output``; gives a ticket for its gradient."""
-        ticket = graph.NOTHING
-
-        def see() -> None:
-            nonlocal ticket
-            ticket = self._see(module, output, differentiable=differentiable)
-
         self._in_graph = True
+        self._ticket = graph.NOTHING
         if self.on and not self.paused and not in_backward():
-            self._timed(see)()
-        return ticket
+            self._saw(module, output, differentiable)
+        return self._ticket
 
     def graph_brought(self, ticket: int, gradient: Tensor) -> None:
         """The gradient of an output arrived."""
-
-        def take() -> None:
-            number, order = divmod(ticket, _TICKETS)
-            one = next((one for one in self._passes if one.number == number), None)
-            if one is not None:
-                one.add_gradient(order, gradient, self.turn)
-
         if self.on and not self.paused:
-            self._timed(take)()
+            self._brought(ticket, gradient)
 
     def graph_traced(self, call: graph.TracedCall, origin: graph.Origin) -> None:
         """The compiler traces a call."""
         self._traced.origins[call] = origin
+        self._told_last = []  # it may be made from something else from now on
 
-    def _see(self, module: int, output: Tensor, *, differentiable: bool) -> int:
+    def _bring(self, ticket: int, gradient: Tensor) -> None:
+        number, order = divmod(ticket, _TICKETS)
+        for one in self._passes:
+            if one.number == number:
+                one.add_gradient(order, gradient, self.turn)
+                return
+
+    def _see(self, module: int, output: Tensor, differentiable: bool) -> None:
         if self._current is None:
             self._begin()
         one = self._current
         if one is None:
-            return graph.NOTHING
+            return
+        told = one.as_before(module, output, differentiable)
+        if told is None:
+            told = self._told(one, module, output, differentiable)
+            one.tell(told)
+        if told.again:
+            one.outputs[told.order] = told.output
+            return
+        one.add(told.output, self._traced.modules[module][1], output)
+        one.can_have_gradients |= differentiable
+        self._ticket = one.number * _TICKETS + told.order
+
+    def _told(self, one: Pass, module: int, output: Tensor, differentiable: bool) -> Told:
+        """What is to be said of an output that the last pass did not have at this place."""
         path, owner = self._traced.modules[module]
         call = one.count(path)
         same, inputs, outside = self._traced.origins.get((module, call[1]), graph.UNKNOWN)
         order = one.order_of_equal(output) if outside else one.traced.get(same)
+        again = order is not None
         if order is not None:
-            one.outputs[order] = self._catalogue.returned_again(one.outputs[order], call)
-            one.traced[module, call[1]] = order
-            return graph.NOTHING
-        made_from = tuple(sorted(one.traced[source] for source in inputs if source in one.traced))
-        described = self._catalogue.describe(call, owner, len(one.outputs), output, made_from, self._script)
-        order, _ = one.add(described, owner, output)
-        one.traced[module, call[1]] = order
-        one.can_have_gradients |= differentiable
-        return one.number * _TICKETS + order
+            described = self._catalogue.returned_again(one.outputs[order], call)
+        else:
+            order = len(one.outputs)
+            made_from = tuple(sorted(one.traced[source] for source in inputs if source in one.traced))
+            described = self._catalogue.describe(call, owner, order, output, made_from, self._script)
+        return Told(
+            module, call, output.shape, output.dtype, differentiable, described, order, again, outside
+        )
 
 
 def main_tensor(value: Any) -> Tensor | None:
