@@ -2,6 +2,7 @@
 
 from evenflow.predict.rules import (  # noqa: F401  (importing registers)
     attention,
+    comparisons,
     convolution,
     indexing,
     initialise,
@@ -13,6 +14,7 @@ from evenflow.predict.rules import (  # noqa: F401  (importing registers)
     reductions,
     routing,
     softmax,
+    vector_norms,
     views,
 )
 from evenflow.predict.rules.registry import OUTPUTS, RULES

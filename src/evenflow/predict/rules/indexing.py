@@ -228,26 +228,8 @@ def index_add(
     return apply(None, "add", [x, sent], {"alpha": alpha}, x.shape)  # type: ignore[arg-type]
 
 
-@rule("masked_fill", "where")
-def chosen(context: Context, output: Any, *args: Any) -> Field:
-    """Entries replaced where a known mask holds; −∞ in scores hides keys from the softmax."""
-    return _choose(output, *args)
-
-
-def _choose(output: Any, *args: Any) -> Field:
-    if len(args) != 3:
-        raise NoRuleError("a search for non-zero entries")
-    first, second, third = args
-    if (
-        isinstance(first, Leaf)
-        and first.values is not None
-        and first.values.dtype == torch.bool
-        and not (isinstance(second, Leaf) and second.values is not None and second.values.dtype == torch.bool)
-    ):
-        mask, yes, no = first, second, third  # where(mask, yes, no)
-    else:
-        mask, yes, no = second, third, first  # masked_fill(x, mask, value)
-    holds = known_values(mask)
+def chosen(shape: Sequence[int], holds: torch.Tensor, yes: Any, no: Any) -> Field:
+    """One where a known mask holds, the other elsewhere; −∞ in scores hides keys from the softmax."""
     for kept, other, value in ((holds, no, yes), (~holds, yes, no)):
         # ``value`` stands where ``kept``, ``other`` elsewhere
         if isinstance(other, (int, float)) or (isinstance(other, Leaf) and not other.tags):
@@ -259,8 +241,7 @@ def _choose(output: Any, *args: Any) -> Field:
                 )
             )
             if number < -1e4 and isinstance(value, Field):
-                return with_mask(value, kept, output.shape, number)
-    shape = output.shape
+                return with_mask(value, kept, shape, number)
     yes_part = product(shape, Leaf(measured(holds), holds), yes)
     no_part = product(shape, Leaf(measured(~holds), ~holds), no)
     return apply(None, "add", [yes_part, no_part], {}, shape)  # type: ignore[arg-type]
