@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import pytest
 import torch
@@ -13,8 +14,10 @@ from torch import Tensor, nn
 from evenflow.flow import Role
 from evenflow.predict.fields import Leaf, Made
 from evenflow.predict.pointwise import apply
+from evenflow.predict.rules.convolution import convolution
 from evenflow.predict.rules.gram import fluctuation, gram_variance, of_both
 from evenflow.predict.rules.linear import contraction
+from evenflow.predict.rules.registry import Context
 from evenflow.predict.rules.softmax import Softmax
 from evenflow.predict.table import independent
 
@@ -97,6 +100,18 @@ def test_variance_of_a_gram_matrix(n: int) -> None:
     draw = torch.randn(4000, 2, n, generator=torch.Generator().manual_seed(1))
     weights = torch.randn(4000, n, 64, generator=torch.Generator().manual_seed(2))
     z = draw @ weights
+    measured = (z[:, 0] * z[:, 1]).sum(-1).square().mean() / (z[:, 0].square().sum(-1).mean() ** 2)
+    assert gram_variance(y) == pytest.approx(measured.item(), rel=0.1)
+
+
+def test_a_convolution_of_each_channel_by_itself_has_the_directions_of_all() -> None:
+    """Nine taps a channel are few, but every channel has its own."""
+    image, kernel = Leaf(independent((2, 32, 8, 8), 1.0)), Leaf(independent((32, 1, 3, 3), 1 / 9))
+    output, one = torch.empty(2, 32, 8, 8), [1]
+    y = convolution(Context(Counter()), output, image, kernel, None, one, one, one, False, [0], 32)
+    generator = torch.Generator().manual_seed(4)
+    patches = torch.randn(4000, 2, 32, 9, generator=generator)
+    z = (patches * torch.randn(4000, 1, 32, 9, generator=generator)).sum(-1)
     measured = (z[:, 0] * z[:, 1]).sum(-1).square().mean() / (z[:, 0].square().sum(-1).mean() ** 2)
     assert gram_variance(y) == pytest.approx(measured.item(), rel=0.1)
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
 import torch
 from tests.predict.oracle import disagreement, worst
 from torch import Tensor, nn
+
+from evenflow.predict.fields import Leaf
+from evenflow.predict.rules.indexing import scattered
+from evenflow.predict.rules.registry import Context
+from evenflow.predict.rules.views import view
+from evenflow.predict.table import measured
 
 WIDTH = 64
 
@@ -43,3 +50,24 @@ def test_rearranged(name: str) -> None:
     found = disagreement(lambda: Rearranged(change, inputs), randn(8, 6, WIDTH))
     site, excess = worst(found)
     assert excess < 0.02, site
+
+
+def test_gradients_of_relative_positions() -> None:
+    """A gradient of scores that is nearly alike for all queries, added up by the distance of query and key.
+
+    Of each distance a query has one key, and so has a key: equal indices share neither.
+    """
+    queries, keys, heads = 8, 8, 16
+    distance = (torch.arange(queries)[:, None] - torch.arange(keys) + keys - 1).flatten()
+    generator = torch.Generator().manual_seed(1)
+    predicted, real = 0.0, 0.0
+    for _ in range(400):
+        of_keys = torch.randn(1, keys, heads, generator=generator)
+        g = of_keys - of_keys.mean(1) + 0.1 * torch.randn(queries, keys, heads, generator=generator)
+        rows = g.reshape(queries * keys, heads)
+        known = Leaf(measured(g), cotangent=True)
+        shape = queries + keys - 1, heads
+        predicted += scattered(view(Context(Counter()), None, known, rows.shape), distance, shape).mean_square
+        sums = torch.zeros(queries + keys - 1, heads).index_add(0, distance, rows)
+        real += sums.square().mean().item()
+    assert predicted == pytest.approx(real, rel=0.03)

@@ -280,7 +280,8 @@ def _amplitudes_made(x: Made) -> dict[int, float] | None:
     kind = x.key[0]  # type: ignore[index]
     if kind == "convolution":
         image, kernel = x.parts
-        kappa = _of_entries(image, range(1, len(image.shape)), math.prod(kernel.shape[1:]))
+        entries = image.shape[1] * math.prod(kernel.shape[2:])
+        kappa = _of_entries(image, range(1, len(image.shape)), entries)
         return {id(x): math.sqrt(kappa + (1 + kappa) / x.shape[1])}
     if kind == "contract" and (weight := _weight(x)) is not None:
         inputs = x.parts[1 - weight]

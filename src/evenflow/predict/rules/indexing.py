@@ -81,23 +81,25 @@ def gathered(x: Field, index: torch.Tensor, shape: Sequence[int]) -> Field:
 
 def scattered(g: Field, index: torch.Tensor, shape: Sequence[int]) -> Field:
     """Rows of ``g`` added up at the rows of the output that ``index`` names."""
-    equal, pairs = coincidences(index)
-    rank, rows = equal.ndim, shape[0]
-    index_dims: Dims = tuple((plain(n),) if n > 1 else () for n in index.shape)
+    rows, positions = shape[0], range(index.ndim)
 
     def of_table(table: Table) -> Table:
-        for dim in range(len(index_dims)):
-            table = table.exchangeable(dim)
-        second = table.second
-        at = 0
-        for dim, axes_of in enumerate(index_dims):
-            if axes_of and not table.dims[dim]:
-                second = np.stack([second, second], at)
-            at += len(axes_of)
-        over = (list(range(rank)), list(range(rank)))
+        for dim in positions:
+            for at, axis in enumerate(table.dims[dim]):
+                table = table.regroup(dim, at, plain(axis.n))
+        # Positions by the axes of g: of all queries and keys some queries agree, or keys.
+        axes_of = [table.dims[dim] or (plain(index.shape[dim]),) for dim in positions]
+        equal, pairs = coincidences(index.reshape([axis.n for each in axes_of for axis in each]))
+        second, at = table.second, 0
+        for dim in positions:
+            if index.shape[dim] > 1:
+                if not table.dims[dim]:
+                    second = np.stack([second, second], at)
+                at += len(axes_of[dim])
+        over = (list(range(equal.ndim)), list(range(equal.ndim)))
         agree = np.tensordot(equal, second, over) / rows
         differ = np.tensordot(pairs - equal, second, over) / (rows * max(rows - 1.0, 1.0))
-        rest = table.dims[len(index_dims) :]
+        rest = table.dims[index.ndim :]
         mean = (
             None
             if table.mean is None
