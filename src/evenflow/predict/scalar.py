@@ -33,7 +33,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evenflow.predict.axes import Array, rounded
+from evenflow.predict import reuse
+from evenflow.predict.axes import Array, Indices, rounded
 
 _COARSE = np.polynomial.legendre.leggauss(14)
 _FINE = np.polynomial.legendre.leggauss(48)
@@ -178,20 +179,27 @@ def _pairs(
         found = _pairs_alike(f, g, (m_u, m_v), (v_u, v_v), covariance)
         if found is not None:
             return found
+    name = (f.key, g.key, covariance.shape, *(x.tobytes() for x in (*given, covariance)))
+    return reuse.once(name, lambda: _summed(f, g, given, covariance))
+
+
+def _summed(f: Scalar, g: Scalar, given: Sequence[Array], covariance: Array) -> Array:
+    """As :func:`_pairs`, by the series of each place, and by quadrature where a series is slow."""
     mean_u, mean_v, var_u, var_v, cov = (rounded(array) for array in (*given, covariance))
     scale = np.sqrt(np.maximum(var_u * var_v, 0.0))
     rho = np.divide(cov, scale, out=np.zeros(np.broadcast(cov, scale).shape), where=scale > 0).clip(-1.0, 1.0)
-    a, b = _series(f, mean_u, var_u), _series(g, mean_v, var_v)
-    bound = REMAINDER * a[..., -1] * b[..., -1]
+    a, at_a = _series(f, mean_u, var_u)
+    b, at_b = _series(g, mean_v, var_v)
+    bound = REMAINDER * a[at_a, -1] * b[at_b, -1]
+    size = np.abs(rho)
     for level, terms in enumerate(TERMS):
-        left_out = np.abs(rho) ** terms * a[..., MOST + level] * b[..., MOST + level]
-        slow = left_out > bound
+        slow = size**terms * a[at_a, MOST + level] * b[at_b, MOST + level] > bound
         if not slow.any():
             break
     powers = np.empty((*rho.shape, terms))
     powers[..., 0], powers[..., 1:] = 1.0, rho[..., None]
     np.cumprod(powers, -1, out=powers)
-    result: Array = np.einsum("...k,...k,...k->...", powers, a[..., :terms], b[..., :terms])
+    result: Array = np.einsum("...k,...k,...k->...", powers, a[:, :terms][at_a], b[:, :terms][at_b])
     if slow.any():
         rows = [np.broadcast_to(x, rho.shape)[slow] for x in (mean_u, mean_v, var_u, var_v, cov)]
         result[slow] = _memoised(("pair", f.key, g.key), tuple(rows), lambda *x: _double(f, g, *x))
@@ -226,8 +234,12 @@ def _coefficients_of(f: Scalar, mean: float, variance: float) -> Array:
     return _expanded(f, [(mean, variance)])[0] if found is None else found
 
 
-def _series(f: Scalar, mean: Array, variance: Array) -> Array:
-    """Hermite coefficients of f, what its series leaves out after each of TERMS, and its norm."""
+def _series(f: Scalar, mean: Array, variance: Array) -> tuple[Array, Indices]:
+    """At each distinct place Hermite coefficients of f, what its series leaves out, and its norm.
+
+    Returns:
+        These [places, MOST + len(TERMS) + 1], and which place each entry is at.
+    """
     mean, variance = np.broadcast_arrays(mean, variance)
     keys = list(zip(mean.ravel().tolist(), variance.ravel().tolist(), strict=True))
     position = {key: i for i, key in enumerate(dict.fromkeys(keys))}
@@ -235,13 +247,16 @@ def _series(f: Scalar, mean: Array, variance: Array) -> Array:
     if new:
         _expanded(f, new)
     found = np.array([_coefficients_of(f, *key) for key in position])
-    if len(position) > 1:
-        found = found[[position[key] for key in keys]]
-    return found.reshape(*(mean.shape if len(position) > 1 else (1,) * mean.ndim), -1)
+    if len(position) == 1:
+        return found, np.zeros((1,) * mean.ndim, np.intp)
+    return found, np.array([position[key] for key in keys]).reshape(mean.shape)
 
 
 def _expanded(f: Scalar, places: Sequence[tuple[float, float]]) -> Array:
-    """As :func:`_series`, at new means and variances, and remembers it [places, MOST + len(TERMS) + 1]."""
+    """As :func:`_series`, at new means and variances, and remembers it.
+
+    After the MOST coefficients comes what is left out after each of TERMS, and the norm.
+    """
     if len(_coefficients) + len(places) > COEFFICIENTS:
         _coefficients.clear()
     means, stds = (np.array(column) for column in zip(*places, strict=True))
