@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from evenflow.predict.fields import Leaf
 from evenflow.predict.rules.indexing import scattered
-from evenflow.predict.rules.registry import Context
-from evenflow.predict.rules.views import view
+from evenflow.predict.rules.registry import Context, NoRuleError
+from evenflow.predict.rules.views import as_strided, view
 from evenflow.predict.table import measured
 
 WIDTH = 64
@@ -71,3 +71,36 @@ def test_gradients_of_relative_positions() -> None:
         sums = torch.zeros(queries + keys - 1, heads).index_add(0, distance, rows)
         real += sums.square().mean().item()
     assert predicted == pytest.approx(real, rel=0.03)
+
+
+SLICES: dict[str, tuple[tuple[int, ...], tuple[int, ...], int]] = {
+    "one dimension": ((5, 4, 2), (24, 6, 1), 0),
+    "its end": ((5, 4, 2), (24, 6, 1), 4),
+    "two dimensions": ((3, 4, 2), (24, 6, 1), 51),
+    "one row": ((5, 6), (24, 1), 12),
+    "one row, kept": ((5, 1, 6), (24, 6, 1), 18),
+}
+
+
+@pytest.mark.parametrize("name", SLICES)
+def test_memory_read_in_slices(name: str) -> None:
+    x = randn(5, 4, 6)
+    shape, strides, offset = SLICES[name]
+    found = as_strided(Context(Counter()), None, Leaf(None, x), *SLICES[name], source=(x.stride(), 0))
+    assert isinstance(found, Leaf)
+    assert found.values is not None
+    assert torch.equal(found.values, x.as_strided(shape, strides, offset))
+
+
+@pytest.mark.parametrize(
+    ("shape", "strides", "offset"),
+    [
+        ((5, 4, 2), (24, 6, 2), 0),  # every other entry
+        ((4, 4, 6), (24, 6, 1), 36),  # across the end of a row
+        ((3, 3, 4), (6, 6, 1), 0),  # rows again
+    ],
+)
+def test_memory_read_otherwise(shape: tuple[int, ...], strides: tuple[int, ...], offset: int) -> None:
+    x = randn(5, 4, 6)
+    with pytest.raises(NoRuleError, match="repeat or leave out"):
+        as_strided(Context(Counter()), None, Leaf(None, x), shape, strides, offset, source=(x.stride(), 0))

@@ -159,7 +159,7 @@ def as_strided(
     *,
     source: tuple[tuple[int, ...], int],
 ) -> Field:
-    """Memory read in another order, where that takes every entry of x once.
+    """Memory read in another order: every entry of x once, or a slice of it.
 
     Args:
         context: As for every rule.
@@ -170,6 +170,11 @@ def as_strided(
         offset: Where it starts; where x starts for None.
         source: Strides of x, and where it starts.
     """
+    part = _sliced(x.shape, *source, shape, strides, offset)
+    if part is not None:
+        for dim, (start, size) in enumerate(part):
+            x = cut(context, x, dim, start, start + size)
+        return view(context, None, x, tuple(shape))
     before, now = _memory_order(x.shape, source[0]), _memory_order(shape, strides)
     if (
         before is None
@@ -185,6 +190,35 @@ def as_strided(
         view(context, None, permute(context, None, x, before), [shape[d] for d in now]),
         inverse,
     )
+
+
+def _sliced(
+    whole: Sequence[int],
+    whole_strides: Sequence[int],
+    whole_offset: int,
+    shape: Sequence[int],
+    strides: Sequence[int],
+    offset: int | None,
+) -> list[tuple[int, int]] | None:
+    """Where a slice of memory starts in each dimension, and its size there; None if it is no slice.
+
+    Dimensions of size 1 may have gone.
+    """
+    left = [(n, stride) for n, stride in zip(shape, strides, strict=True) if n > 1]
+    beyond = 0 if offset is None else offset - whole_offset
+    found = []
+    for n, stride in zip(whole, whole_strides, strict=True):
+        size = left.pop(0)[0] if left and left[0][1] == stride and left[0][0] <= n else 1
+        found.append((0, size))
+    if left or list(whole_strides) != sorted(whole_strides, reverse=True) or beyond < 0:
+        return None
+    for dim, stride in enumerate(whole_strides):
+        start = beyond // stride if stride else 0
+        beyond -= start * stride
+        found[dim] = start, found[dim][1]
+        if start + found[dim][1] > whole[dim]:
+            return None
+    return None if beyond or math.prod(shape) == math.prod(whole) else found
 
 
 def _memory_order(shape: Sequence[int], strides: Sequence[int]) -> list[int] | None:
