@@ -82,6 +82,49 @@ def test_gradients_of_scores_are_those_of_the_largest(normalised: bool) -> None:
     assert excess < 0.02, site
 
 
+class Sinks(nn.Module):
+    """GPT-OSS's attention: a score of no key beside the others, and all less the largest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.sinks = nn.Parameter(torch.empty(2))
+        nn.init.normal_(self.sinks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.first(x).unflatten(-1, (3, 2, -1)).transpose(1, 3)
+        q, k, v = rows.unbind(2)
+        scores = q @ k.mT / 4 + torch.full(x.shape[1:2] * 2, -torch.inf, device=x.device).triu(1)
+        scores = torch.cat([scores, self.sinks[:, None, None].expand(len(x), -1, x.shape[1], -1)], -1)
+        scores = scores - scores.max(-1, keepdim=True).values
+        y: Tensor = self.last((scores.softmax(-1)[..., :-1] @ v).transpose(1, 2).flatten(2))
+        return y
+
+
+def test_scores_less_the_largest() -> None:
+    site, excess = worst(disagreement(Sinks, randn(8, 12, WIDTH)))
+    assert excess < 0.05, site
+
+
+class Largest(nn.Module):
+    """The largest of 24 channels."""
+
+    def __init__(self, *, keep: bool) -> None:
+        super().__init__()
+        self.first, self.last, self.keep = nn.Linear(WIDTH, 24 * WIDTH), nn.Linear(WIDTH, WIDTH), keep
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x).unflatten(-1, (WIDTH, 24)).max(-1, keepdim=self.keep).values
+        z: Tensor = self.last(y.flatten(1))
+        return z
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_the_largest_entry(keep: bool) -> None:
+    site, excess = worst(disagreement(lambda: Largest(keep=keep), randn(TOKENS, WIDTH)))
+    assert excess < 0.03, site
+
+
 PLACES = randn(TOKENS, WIDTH).argsort(1)
 
 

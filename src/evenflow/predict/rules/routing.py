@@ -20,6 +20,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +35,8 @@ from evenflow.predict.rules.indexing import gathered, known_values
 from evenflow.predict.rules.linear import contraction
 from evenflow.predict.rules.registry import Context, NoRuleError, makes, rule
 from evenflow.predict.rules.softmax import Softmax
-from evenflow.predict.table import Table, measured
+from evenflow.predict.rules.views import view
+from evenflow.predict.table import Table, constant, measured
 
 DRAWS = 16
 """Over which the table of the selected values is averaged; the mean square of 128 tokens is then
@@ -131,6 +133,23 @@ def topk(
     return _chosen(context, values, _Choice(x, scores, places))
 
 
+@rule("max")
+def largest(context: Context, output: Any, x: Field, dim: Any = None, keep: bool = False) -> list[Field]:
+    """The largest entry of each row, and where it is: a row of scores that some keys are hidden from, too."""
+    if not isinstance(dim, int) or not isinstance(output, (list, tuple)):
+        raise NoRuleError("the largest of all entries")
+    size = math.prod(x.shape)
+    if size > LARGEST:
+        raise NoRuleError(f"the largest among {size} entries")
+    scores = _scores(x, max(1, min(DRAWS, LARGEST // size)))
+    if x.keep is not None:
+        scores = scores.masked_fill(~x.keep, -math.inf)
+    dim %= len(x.shape)
+    values, places = scores.max(dim + 1, keepdim=True)
+    found = _chosen(context, values, _Choice(x, scores, places))
+    return found if keep else [view(context, None, each, output[0].shape) for each in found]
+
+
 @rule("sort")
 def sort(context: Context, output: Any, x: Field, *args: Any, **options: Any) -> list[Field]:
     """Noise that the model drew by itself, in order: a random order of what it stands for."""
@@ -188,6 +207,8 @@ def scatter(
     """Entries sent to known indices of a tensor of zeros, each at most once."""
     if options or not isinstance(source, Field):
         raise NoRuleError("a scatter of a number")
+    if not source.table.second.any() and not x.table.second.any():
+        return Leaf(constant(output.shape, 0.0), cotangent=source.cotangent)
     at = known_values(index).movedim(dim, -1).sort(-1).values
     if bool((at[..., 1:] == at[..., :-1]).any()):
         raise NoRuleError("a scatter that overwrites")
