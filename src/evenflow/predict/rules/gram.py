@@ -31,12 +31,14 @@ independent parts with shares w of the square: Σ_a w_a² κ_a + Σ_a≠b w_a w_
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 
 import numpy as np
 import numpy.typing as npt
 
+from evenflow.predict import reuse
 from evenflow.predict.axes import Array, agreeing
 from evenflow.predict.combine import align
 from evenflow.predict.expressions import Expression, Term
@@ -58,11 +60,16 @@ class Fluctuation:
 
     Attributes:
         tokens: Whose Gram matrix it is.
-        table: Times δ/√κ; zero for a token with itself.
+        work_out: Gives the table, which most tensors are never asked for.
     """
 
     tokens: Field
-    table: Table
+    work_out: Callable[[], Table]
+
+    @cached_property
+    def table(self) -> Table:
+        """Times δ/√κ; zero for a token with itself."""
+        return self.work_out()
 
 
 def fluctuation(x: Field) -> Fluctuation | None:
@@ -83,15 +90,22 @@ def _fluctuation(x: Field) -> Fluctuation | None:
     if linear is not None:
         factor, part = linear
         found = fluctuation(part)
-        return None if found is None else Fluctuation(found.tokens, found.table.scaled(factor))
+        return None if found is None else Fluctuation(found.tokens, partial(_times, factor, found))
     if isinstance(x, Softmax):
-        if x.g is None or (found := fluctuation(x.g)) is None:
-            return None
-        dims, (p, g) = align([x.forward.table, found.table], x.shape)
-        return Fluctuation(found.tokens, Table(dims, p.second * g.second, None))
+        sent = None if x.g is None else fluctuation(x.g)
+        return None if sent is None else Fluctuation(sent.tokens, partial(_through_softmax, x, sent))
     if x.cotangent:
         return _by_slope(x) if isinstance(x, Expression) and len(x.terms) == 1 else None
     return None if len(x.shape) < 2 or min(x.shape[-2:]) < 2 else _of_tokens(x)
+
+
+def _times(factor: float, found: Fluctuation) -> Table:
+    return found.table.scaled(factor)
+
+
+def _through_softmax(x: Softmax, sent: Fluctuation) -> Table:
+    dims, (p, g) = align([x.forward.table, sent.table], x.shape)
+    return Table(dims, p.second * g.second, None)
 
 
 def _by_slope(x: Expression) -> Fluctuation | None:
@@ -102,17 +116,26 @@ def _by_slope(x: Expression) -> Fluctuation | None:
         if found is None or found.tokens is atom or _alike(found.tokens):
             continue
         rest = tuple(pair for pair in term.functions if pair[0] is not atom)
-        others = Expression(x.shape, [Term(term.factor, rest)]).table
-        dims, (others, u, moved) = align([others, atom.table, found.table], x.shape)
-        counted = moved.second != 0
-        second = np.zeros(moved.second.shape)
-        second[counted] = (others.second * moved.second)[counted] * _slopes(u, f, counted)
-        return Fluctuation(found.tokens, Table(dims, second, None))
+        others = Expression(x.shape, [Term(term.factor, rest)])
+        return Fluctuation(found.tokens, partial(_with_slope, others, atom, f, found))
     return None
+
+
+def _with_slope(others: Field, atom: Field, f: Scalar, found: Fluctuation) -> Table:
+    dims, (rest, u, moved) = align([others.table, atom.table, found.table], others.shape)
+    counted = moved.second != 0
+    second = np.zeros(moved.second.shape)
+    second[counted] = (rest.second * moved.second)[counted] * _slopes(u, f, counted)
+    return Table(dims, second, None)
 
 
 def _alike(tokens: Field) -> bool:
     """Whether tokens differ too little for Σ δ² to count beside the square of what they have in common."""
+    number = reuse.as_it_is(tokens.table)
+    return reuse.once(None if number is None else ("alike", number), lambda: _nearly_one(tokens))
+
+
+def _nearly_one(tokens: Field) -> bool:
     apart = tokens.table.centred_over([len(tokens.shape) - 2]).mean_square
     return (tokens.shape[-2] - 1) * apart**2 < NEGLIGIBLE * tokens.mean_square**2
 
@@ -135,8 +158,11 @@ def _through(x: Made, position: int) -> Fluctuation | None:
     found = fluctuation(x.parts[position])
     if found is None:
         return None
-    tables = [found.table if i == position else part.table for i, part in enumerate(x.parts)]
-    return Fluctuation(found.tokens, x.rule(*tables))
+
+    def of_tables() -> Table:
+        return x.rule(*(found.table if i == position else part.table for i, part in enumerate(x.parts)))
+
+    return Fluctuation(found.tokens, of_tables)
 
 
 def _through_product(x: Made) -> Fluctuation | None:
@@ -170,11 +196,15 @@ def _scaled(x: Field) -> tuple[float, Field] | None:
 
 def _of_tokens(x: Field) -> Fluctuation:
     """Where it begins: tokens are the last dimension but one, their directions the last."""
+    return Fluctuation(x, lambda: _unlike(x))
+
+
+def _unlike(x: Field) -> Table:
     table = x.table.centred_over([len(x.shape) - 2])
     left, right = table.sides(np.sqrt(np.maximum(table.diagonal, 0.0)))
     last = len(table.axes) - len(table.dims[-1])
     counted = agreeing(table.axes, range(last, len(table.axes))) & ~agreeing(table.axes, range(last))
-    return Fluctuation(x, Table(table.dims, np.where(counted, left * right, 0.0), None))
+    return Table(table.dims, np.where(counted, left * right, 0.0), None)
 
 
 def of_both(x: Made) -> Table | None:
