@@ -3,6 +3,7 @@
 from evenflow.predict.rules import (  # noqa: F401  (importing registers)
     attention,
     comparisons,
+    complex_numbers,
     convolution,
     indexing,
     initialise,
