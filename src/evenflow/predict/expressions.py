@@ -63,7 +63,11 @@ class Term:
 
 @final
 class Expression(Field):
-    """A sum of terms."""
+    """A sum of terms.
+
+    Attributes:
+        alike: Whether all its rows are those of one token.
+    """
 
     def __init__(self, shape: Sequence[int], terms: Sequence[Term]) -> None:
         super().__init__(
@@ -71,6 +75,7 @@ class Expression(Field):
         )
         self.terms = tuple(terms)
         self.as_one: Field | None = None
+        self.alike = False
 
     @cached_property
     def atoms(self) -> tuple[Field, ...]:

@@ -200,12 +200,12 @@ def summed_last(context: Context, x: Field) -> Field:
     return summed(context, x, [len(x.shape) - 1], x.shape[:-1], keep=False)
 
 
-def across_norm(x: Field, y: Field) -> Table | None:
+def across_norm(x: Expression, y: Expression) -> Table | None:
     """E d_i t_j of both parts of an RMSNorm's cotangent, d = g r and t = −G r³ x/n; None for other fields.
 
     t takes out of d what it has along x. That is 1/n of it where g is as good as independent
     of x, and most of it where the logits of a tied head stand out. Of two rows neither has more
-    along the other's x than along any.
+    along the other's x than along any, unless their x are alike.
     """
     for direct, through in ((x, y), (y, x)):
         norm = _through_square(through)
@@ -219,8 +219,9 @@ def across_norm(x: Field, y: Field) -> Table | None:
         pair = cross(along, taken)
         if pair is None:
             return None
-        rows = range(len(pair.axes) - len(pair.dims[-1]))
-        pair = Table(pair.dims, np.where(agreeing(pair.axes, rows), pair.second, 0.0), None)
+        if not x.alike:
+            rows = range(len(pair.axes) - len(pair.dims[-1]))
+            pair = Table(pair.dims, np.where(agreeing(pair.axes, rows), pair.second, 0.0), None)
         return pair if direct is x else pair.swapped()
     return None
 

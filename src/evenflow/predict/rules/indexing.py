@@ -57,10 +57,11 @@ def _count(values: np.ndarray) -> tuple[Array, Array]:
     return equal, pairs
 
 
-def gathered(x: Field, index: torch.Tensor, shape: Sequence[int]) -> Field:
-    """``x[index]`` along the first dimension."""
+def gathered(x: Field, index: torch.Tensor, shape: Sequence[int], *, alike: bool = False) -> Made:
+    """``x[index]`` along the first dimension; ``alike`` as if all indices were equal."""
     equal, pairs = coincidences(index)
     share = np.divide(equal, pairs, out=np.zeros_like(equal), where=pairs > 0)
+    share = np.ones_like(share) if alike else share
     index_dims: Dims = tuple((plain(n),) if n > 1 else () for n in index.shape)
 
     def of_table(table: Table) -> Table:
@@ -76,10 +77,10 @@ def gathered(x: Field, index: torch.Tensor, shape: Sequence[int]) -> Field:
             mean = np.broadcast_to(mean, (1,) * share.ndim + mean.shape)
         return Table((*index_dims, *table.dims[1:]), second, mean).limited()
 
-    return Made(shape, (x,), of_table, ("gather", index.cpu().numpy().tobytes(), tuple(shape)))
+    return Made(shape, (x,), of_table, ("gather", index.cpu().numpy().tobytes(), tuple(shape), alike))
 
 
-def scattered(g: Field, index: torch.Tensor, shape: Sequence[int]) -> Field:
+def scattered(g: Field, index: torch.Tensor, shape: Sequence[int]) -> Made:
     """Rows of ``g`` added up at the rows of the output that ``index`` names."""
     rows, positions = shape[0], range(index.ndim)
 
@@ -134,7 +135,10 @@ def embedding_backward(
     context: Context, output: Any, g: Field, index: Field, rows: int, padding: int, *args: Any
 ) -> Field:
     """Cotangents added up by row."""
-    return scattered(g, known_values(index), output.shape)
+    from evenflow.predict.rules.coincident import by_tokens
+
+    values = known_values(index)
+    return by_tokens(context, values, scattered(g, values, output.shape))
 
 
 @rule("index_select")
@@ -144,7 +148,7 @@ def index_select(context: Context, output: Any, x: Field, dim: int, index: Field
 
     order = [dim, *(d for d in range(len(x.shape)) if d != dim)]
     moved = permute(context, None, x, order)
-    rows = gathered(moved, known_values(index), (output.shape[dim], *moved.shape[1:]))
+    rows: Field = gathered(moved, known_values(index), (output.shape[dim], *moved.shape[1:]))
     return permute(context, None, rows, [order.index(d) for d in range(len(order))])
 
 
@@ -162,7 +166,7 @@ def index(context: Context, output: Any, x: Field, indices: Sequence[Field | Non
                 raise NoRuleError("a boolean mask of several dimensions")
             values = values.nonzero()[:, 0]
         order = [dim, *(d for d in range(len(x.shape)) if d != dim)]
-        rows = gathered(
+        rows: Field = gathered(
             permute(context, None, x, order), values, (*values.shape, *(x.shape[d] for d in order[1:]))
         )
         n = values.ndim
@@ -206,7 +210,7 @@ def index_put(
         n = at.ndim
         front = [*range(dim, dim + n), *range(dim), *range(dim + n, len(values.shape))]
         order = [dim, *(d for d in range(len(x.shape)) if d != dim)]
-        added = scattered(permute(context, None, values, front), at, [x.shape[d] for d in order])
+        added: Field = scattered(permute(context, None, values, front), at, [x.shape[d] for d in order])
         added = permute(context, None, added, [order.index(d) for d in range(len(order))])
     elif used == [0, 1]:
         first, second = torch.broadcast_tensors(*(known_values(indices[d]) for d in used))  # type: ignore[arg-type]
@@ -225,7 +229,9 @@ def index_add(
     from evenflow.predict.rules.views import permute
 
     order = [dim, *(d for d in range(len(x.shape)) if d != dim)]
-    sent = scattered(permute(context, None, source, order), known_values(index), [x.shape[d] for d in order])
+    sent: Field = scattered(
+        permute(context, None, source, order), known_values(index), [x.shape[d] for d in order]
+    )
     sent = permute(context, None, sent, [order.index(d) for d in range(len(order))])
     return apply(None, "add", [x, sent], {"alpha": alpha}, x.shape)  # type: ignore[arg-type]
 

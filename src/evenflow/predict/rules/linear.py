@@ -13,6 +13,7 @@ from evenflow.predict.combine import contract
 from evenflow.predict.fields import Field, Made
 from evenflow.predict.pointwise import apply
 from evenflow.predict.rules.adjoint import remember, weight_of
+from evenflow.predict.rules.coincident import over_tokens
 from evenflow.predict.rules.echo import with_echo
 from evenflow.predict.rules.gram import of_both
 from evenflow.predict.rules.registry import Context, rule
@@ -20,7 +21,7 @@ from evenflow.predict.rules.tied import with_own_logits
 from evenflow.predict.table import Table
 
 
-def contraction(shape: Any, a: Field, b: Field, spec: str) -> Field:
+def contraction(shape: Any, a: Field, b: Field, spec: str) -> Made:
     """``einsum(spec, a, b)``."""
 
     def of_tables(x: Table, y: Table) -> Table:
@@ -38,7 +39,7 @@ def _plus(shape: Any, x: Field, bias: Field, beta: float, alpha: float) -> Field
 @rule("mm")
 def mm(context: Context, output: Any, a: Field, b: Field) -> Field:
     """[i, k] × [k, j]."""
-    result = contraction(output.shape, a, b, "ik,kj->ij")
+    result: Field = over_tokens(context, contraction(output.shape, a, b, "ik,kj->ij"))
     if (weight := weight_of(b)) is not None:
         result = with_echo(context, a, b, weight, result)
         result = with_own_logits(context, a, *weight, result)

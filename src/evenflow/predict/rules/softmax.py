@@ -259,10 +259,16 @@ def log_softmax_backward(context: Context, output: Any, g: Field, y: Field, dim:
     """G − p Σ g."""
     if not isinstance(y, LogSoftmax):
         raise NoRuleError("backward of a log-softmax whose forward pass was not seen")
+    from evenflow.predict.rules.coincident import note_pairs
+
     labels = labels_of(context, g)
     if y.own is not None and labels is not None and labels[0].numel() == y.own.tokens.numel():
-        return cotangent(context, y.own, *labels, g.shape)
-    p = Softmax(y.x, dim)
-    shape = [1 if d == p.dim else n for d, n in enumerate(g.shape)]
-    total = summed(context, g, [p.dim], shape, keep=True)
-    return apply(None, "sub", [g, product(g.shape, p, total)], {}, g.shape)  # type: ignore[arg-type]
+        result = cotangent(context, y.own, *labels, g.shape)
+    else:
+        p = Softmax(y.x, dim)
+        shape = [1 if d == p.dim else n for d, n in enumerate(g.shape)]
+        total = summed(context, g, [p.dim], shape, keep=True)
+        result = apply(None, "sub", [g, product(g.shape, p, total)], {}, g.shape)  # type: ignore[arg-type]
+    if labels is not None:
+        note_pairs(context, result, g, *labels[:2])
+    return result

@@ -53,23 +53,23 @@ class Own:
     Attributes:
         height: c.
         tokens: u, one per row.
-        scores: Table of the logits without them, [rows, classes].
+        logits: The logits without them, [rows, classes].
         width: K.
     """
 
     height: float
     tokens: torch.Tensor
-    scores: Table
+    logits: Field
     width: int
 
     @property
     def classes(self) -> int:
         """N."""
-        return self.scores.shape[-1]
+        return self.logits.shape[-1]
 
     def spread(self) -> tuple[float, float]:
         """D, and the covariance of the logits of one class in two rows, less that of two classes."""
-        second = self.scores.exchangeable(0).exchangeable(1).second
+        second = self.logits.table.exchangeable(0).exchangeable(1).second
         if second.ndim < 2:
             return float(second[-1] - second[0]), 0.0
         return float(second[1, 1] - second[1, 0]), float(second[0, 1] - second[0, 0])
@@ -85,6 +85,12 @@ class Own:
         along = min(self.height**2 / (self.width * spread), 1.0)
         std = math.sqrt(spread * (1 - along) + 2 * (self.height * (1 - along / 2)) ** 2 / self.width)
         return self.height + std * z, weights / weights.sum(), log_sum(self.classes - 1, spread)
+
+    def shares(self) -> tuple[Array, Array, Array, Array]:
+        """Values of c + s, their weights, q and 1 − q."""
+        y, weights, rest = self.nodes()
+        q, left = (1 / (1 + np.exp(np.clip(sign * (rest - y), -700, 700))) for sign in (1, -1))
+        return y, weights, q, left
 
     def log_sum(self) -> float:
         """E ln Σ e^y."""
@@ -114,7 +120,7 @@ def with_own_logits(context: Context, a: Field, weight: int, turned: bool, resul
         height = 0.0 if pair is None else pair.mean_square * a.shape[-1]
         if abs(height) < SLIGHT:
             continue
-        own = Own(height, index.reshape(-1), result.table, a.shape[-1])
+        own = Own(height, index.reshape(-1), result, a.shape[-1])
         hot = Leaf(one_hot(own.tokens, own.classes, -1, result.shape))
         found = Sum(result.shape, [(1.0, result), (height, hot)])
         context.made["own", id(found)] = (found, own)
@@ -148,7 +154,7 @@ def none_stands_out(x: Field) -> Own | None:
     """Widely spread logits of a head of its own: c = 0 at any class, say the first."""
     if len(x.shape) != 2 or x.shape[-1] < 3:
         return None
-    own = Own(0.0, torch.zeros(x.shape[0], dtype=torch.long), x.table, 1)
+    own = Own(0.0, torch.zeros(x.shape[0], dtype=torch.long), x, 1)
     return own if own.spread()[0] > WIDE else None
 
 
@@ -167,45 +173,112 @@ def cotangent(
     context: Context, own: Own, labels: torch.Tensor, ignored: int, scale: float, shape: Sequence[int]
 ) -> Field:
     """Scale · (p − 1[label]), zero where a label is ignored, and its inner products with the logits."""
-    n = own.classes
+    n, rows = own.classes, labels.numel()
     spread, shared = own.spread()
-    y, weights, rest = own.nodes()
-    q = 1 / (1 + np.exp(np.clip(rest - y, -700, 700)))
-    left = 1 / (1 + np.exp(np.clip(y - rest, -700, 700)))
-    ratio, ratio_apart = effective_ratio(n - 1, spread, np.array([spread, shared]))
-    same, apart = ratio / (ratio + n - 2), ratio_apart / (ratio_apart + n - 2)
+    y, weights, q, left = own.shares()
+    ratio = float(effective_ratio(n - 1, spread, np.array([spread]))[0])
+    same = ratio / (ratio + n - 2)
     labels = labels.reshape(-1)
     valid, is_own = labels != ignored, labels == own.tokens
     count = int(valid.sum())
     matched = float(is_own[valid].double().mean()) if own.height else 0.0
     _tell_if_settled(context, matched, weights, left)
-    m, m2, o, o2 = (float(weights @ v) for v in (q, q**2, left, left**2))
-    of_row = matched * o2 * (1 + same) + (1 - matched) * (m2 + o2 * same + 1 - 2 * o / (n - 1))
-    tokens, targets = own.tokens[valid], labels[valid]
-    uu, ll, ul = (_coincide(a, b) for a, b in ((tokens, tokens), (targets, targets), (tokens, targets)))
-    of_rows = (
-        m**2 * uu
-        + 2 * m * o / (n - 1) * (1 - uu)
-        + o**2 * apart
-        - 2 * m * ul
-        - 2 * o / (n - 1) * (1 - ul)
-        + ll
+    o, o2 = float(weights @ left), float(weights @ left**2)
+    of_row = matched * o2 * (1 + same) + (1 - matched) * (
+        float(weights @ q**2) + o2 * same + 1 - 2 * o / (n - 1)
     )
-    rows = labels.numel()
-    shares = np.array([count * (count - 1.0) / max(rows * (rows - 1.0), 1.0), count / rows])
-    by_row = np.array([of_rows, of_row]) * shares * scale**2
-    second = np.stack([-by_row / (n * (n - 1.0)), by_row / n], -1)
-    result = Leaf(_rows_table(second, rows, n).viewed(shape), cotangent=True)
+    met = Met.of(own.tokens, labels, valid)
+    shares = np.array([met.valid, count / rows])
+    result = Leaf(
+        cotangent_table(own, of_row * shares[1] * scale**2, met, scale, rows).viewed(shape), cotangent=True
+    )
+    ll = met.labels
     # Σ_v e_v y_v: the mean score of p̃ by Stein's lemma, E Σ p̃ s = D (1 − P).
     typical = spread * (1 - same)
     at_own, elsewhere = left * (typical - y), q * y + left * typical
-    mean = matched * (weights @ at_own) + (1 - matched) * (weights @ elsewhere)
-    square = matched * (weights @ at_own**2) + (1 - matched) * (weights @ elsewhere**2 + spread)
+    mean = float(matched * (weights @ at_own) + (1 - matched) * (weights @ elsewhere))
+    square = float(matched * (weights @ at_own**2) + (1 - matched) * (weights @ elsewhere**2 + spread))
     inner = np.array([mean**2 + (1 - matched) * shared * ll, square]) * shares * scale**2
     _tell_if_along(context, matched, mean**2 / square if square > 0 else 0.0)
     inner_table = Table(((plain(rows),),), inner, np.array([mean * scale * count / rows]))
     context.made["aligned", id(result)] = (result, Leaf(inner_table, cotangent=True))
+
+    def among(pairs: Met, logits: Field) -> Leaf:
+        there = replace(own, logits=logits)
+        table = cotangent_table(there, of_row * shares[1] * scale**2, pairs, scale, rows)
+        return Leaf(table.viewed(shape), cotangent=True)
+
+    context.made["among", id(result)] = (result, own.logits, among)
     return result
+
+
+@dataclass(frozen=True)
+class Met:
+    """How often tokens and labels of two different positions are equal.
+
+    Attributes:
+        valid: Share of the pairs in which no label is ignored; of these,
+        tokens, labels, crosswise: those with u = u', l = l', and u = l'.
+    """
+
+    valid: float
+    tokens: float
+    labels: float
+    crosswise: float
+
+    @staticmethod
+    def of(tokens: torch.Tensor, labels: torch.Tensor, valid: torch.Tensor) -> Met:
+        """Of all pairs."""
+        rows, count = labels.numel(), int(valid.sum())
+        own, label = tokens[valid], labels[valid]
+        share = count * (count - 1.0) / max(rows * (rows - 1.0), 1.0)
+        return Met(share, coincide(own, own), coincide(label, label), coincide(own, label))
+
+    @staticmethod
+    def alike(tokens: torch.Tensor, labels: torch.Tensor, valid: torch.Tensor) -> Met:
+        """Of those with u = u'."""
+        own, label = tokens[valid], labels[valid]
+        equal = _ordered_pairs(own)
+        _, at = torch.unique(own, return_inverse=True)
+        others = torch.bincount(at)[at] - 1
+        both = _ordered_pairs(torch.stack([own, label], 1))
+        crosswise = float(others[own == label].sum())
+        pairs = max(equal, 1.0)
+        return Met(equal / max(_ordered_pairs(tokens), 1.0), 1.0, both / pairs, crosswise / pairs)
+
+
+def _ordered_pairs(x: torch.Tensor) -> float:
+    """Pairs of different rows that are equal."""
+    _, counts = torch.unique(x, dim=0, return_counts=True)
+    return float((counts.double() * (counts - 1)).sum())
+
+
+def cotangent_table(own: Own, of_row: float, met: Met, scale: float, rows: int) -> Table:
+    """The table of scale · (p − 1[label]) where positions meet as they do.
+
+    Args:
+        own: The logits.
+        of_row: Σ_v e_v², its mean over positions.
+        met: How often.
+        scale: The factor.
+        rows: Positions.
+    """
+    n = own.classes
+    spread, shared = own.spread()
+    _, weights, q, left = own.shares()
+    ratio = float(effective_ratio(n - 1, spread, np.array([shared]))[0])
+    apart = ratio / (ratio + n - 2)
+    m, o = float(weights @ q), float(weights @ left)
+    of_rows = (
+        m**2 * met.tokens
+        + 2 * m * o / (n - 1) * (1 - met.tokens)
+        + o**2 * apart
+        - 2 * m * met.crosswise
+        - 2 * o / (n - 1) * (1 - met.crosswise)
+        + met.labels
+    )
+    by_row = np.array([of_rows * met.valid * scale**2, of_row])
+    return _rows_table(np.stack([-by_row / (n * (n - 1.0)), by_row / n], -1), rows, n)
 
 
 def aligned_with(context: Context, e: Field) -> Field | None:
@@ -249,14 +322,13 @@ def _tell_if_along(context: Context, matched: float, common: float) -> None:
     if matched > 0.5 and common > 0.5:
         context.abstentions[
             "The labels are the positions' own tokens, and the head is the embedding: gradients point "
-            "along the activations that they belong to, and those of positions with the same token are "
-            "alike. The gradients of weights, and of the norms' pow, mean, add and rsqrt, are predicted "
-            "as if they were not, and may be half a decade off: measure a batch, or take labels that are "
-            "not the inputs."
+            "along the activations that they belong to. The gradients of weights, and of the norms' pow, "
+            "mean, add and rsqrt, are predicted as if they did not, and may be half a decade off: measure "
+            "a batch, or take labels that are not the inputs."
         ] += 1
 
 
-def _coincide(a: torch.Tensor, b: torch.Tensor) -> float:
+def coincide(a: torch.Tensor, b: torch.Tensor) -> float:
     """Share of pairs of different positions at which a and b are equal."""
     n = a.numel()
     size = int(max(a.max(), b.max())) + 1
