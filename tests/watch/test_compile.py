@@ -55,6 +55,18 @@ class Chain(nn.Module):
         return self.head(x)
 
 
+class Residual(nn.Module):
+    """Convolutions between norms, beside a skip connection."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + self.norm(self.first(x)))
+
+
 @pytest.fixture(autouse=True)
 def fresh() -> None:
     torch._dynamo.reset()
@@ -126,6 +138,72 @@ def test_the_same_rows_under_inductor() -> None:
     assert not counters["graph_break"]
     for (_, flow), (_, other) in zip(found.flows(), expected.flows(), strict=True):
         same(flow, other, relative=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+def test_gradients_are_those_of_the_bare_model_under_inductor_to_rounding(mode: str) -> None:
+    """It lays images out anew, and makes other loops where there are probes."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(4, 3, 8, 8, generator=generator)
+
+    def gradients(*, watched: bool) -> list[Tensor]:
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1), Residual(8), Residual(8), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        )
+        compiled: Any = torch.compile(model, fullgraph=True, mode=mode)
+        optimizer = torch.optim.SGD(model.parameters(), 0.0)
+        run = watch(compiled, optimizer, budget=None) if watched else None
+        (compiled(images) * torch.linspace(-1, 1, 8)).sum().backward()
+        optimizer.step()
+        if run is not None:
+            run.close()
+            assert run.trouble is None
+        assert not counters["graph_break"]
+        return [p.grad for p in model.parameters() if p.grad is not None]
+
+    bare = gradients(watched=False)
+    for found, expected in zip(gradients(watched=True), bare, strict=True):
+        assert torch.allclose(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_batches_of_many_sizes_in_one_graph() -> None:
+    def run(compiled: Callable[[nn.Module], Any]) -> Run:
+        model, optimizer = made(compiled)
+        with watch(model, optimizer, budget=None) as run:
+            for size in (5, 5, 3, 7, 7):
+                model(torch.linspace(-1, 1, 4 * size).view(size, 4)).square().sum().backward()
+                optimizer.step()
+                optimizer.zero_grad()
+        assert run.trouble is None
+        return run.run
+
+    expected = run(lambda model: model)
+    found = run(lambda model: torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=True))
+    assert counters["stats"]["unique_graphs"] == 3, "one of any size, and the hooks before and after it"
+    for (_, flow), (_, other) in zip(found.flows(), expected.flows(), strict=True):
+        same(flow, other, relative=1e-5)
+
+
+def test_autocast() -> None:
+    def run(compiled: Callable[[nn.Module], Any]) -> Run:
+        model, optimizer = made(compiled)
+        with watch(model, optimizer, budget=None) as run:
+            for _ in range(2):
+                with torch.autocast("cpu", torch.bfloat16):
+                    loss = model(torch.linspace(-1, 1, 20).view(5, 4)).float().square().sum()
+                loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+        assert run.trouble is None
+        return run.run
+
+    expected, found = run(lambda model: model), run(aot)
+    assert not counters["graph_break"]
+    assert [row.dtype for row in found.flow(1)] == [row.dtype for row in expected.flow(1)]
+    same(found.flow(1), expected.flow(1), relative=1e-6)
 
 
 def test_losses_are_those_of_the_bare_model() -> None:

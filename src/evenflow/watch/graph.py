@@ -12,8 +12,13 @@ the same tensors as in an eager one:
 An identity :class:`torch.autograd.Function` behind ``seen`` carries the ticket to the
 backward pass. (It copies, since what a custom function returns as it is must not be
 changed in place, and the next module may be ``ReLU(inplace=True)``; the compiler
-removes copies that nothing needs.) The ops say that they change a tensor, which
-they do not: it keeps their order, and keeps them from being removed as dead code.
+removes copies that nothing needs.)
+
+What nothing is made of is removed as dead code. The ops of the forward pass say that they
+change the listener's tag, which they do not. ``arrived`` must not say so of the gradient: a compiler
+that changes the layout of images (Inductor of PyTorch 2.13) copies a changed tensor in the wrong order where
+the gradient is used elsewhere too, as in front of a skip connection. It gives a zero, which is
+the gradient of :attr:`Listener.sink`, one more input of the graph.
 
 Probes are there in steps that are sampled. The graph depends on the switch
 :attr:`Listener.on`, so the compiler makes two graphs, one with and one without
@@ -45,7 +50,7 @@ from torch import Tensor, nn
 _LIBRARY = torch.library.Library("evenflow", "DEF")
 _LIBRARY.define("begin(Tensor(a!) listener) -> ()")
 _LIBRARY.define("seen(Tensor x, Tensor(a!) listener, int module, bool differentiable) -> Tensor")
-_LIBRARY.define("arrived(Tensor(a!) gradient, Tensor ticket) -> ()")
+_LIBRARY.define("arrived(Tensor gradient, Tensor ticket) -> Tensor")
 
 NOTHING = -1
 """The ticket of an output that is not recorded."""
@@ -78,10 +83,12 @@ class Listener(Protocol):
 
     Attributes:
         tag: As which it is known to the ops (:func:`register`).
+        sink: Zero [1] that requires a gradient, and gets zeros (:func:`sink`).
         on: Whether graphs shall have probes.
     """
 
     tag: Tensor
+    sink: Tensor
     on: bool
 
     def graph_begins(self) -> None:
@@ -112,6 +119,11 @@ def register(listener: Listener) -> Tensor:
     return torch.tensor([number])
 
 
+def sink() -> Tensor:
+    """A zero that gradients of no use go to."""
+    return torch.zeros(1, dtype=torch.float32, device="cpu", requires_grad=True)
+
+
 def begin(listener: Listener) -> None:
     """In a traced hook: a pass begins."""
     if listener.on and torch.is_grad_enabled():
@@ -140,7 +152,7 @@ def _probed(listener: Listener, module: int, x: Tensor) -> Tensor:
     ticket = torch.ops.evenflow.seen(x, listener.tag, module, x.requires_grad)
     if not x.requires_grad:
         return x
-    probed: Tensor = _Probe.apply(x, ticket)  # type: ignore[no-untyped-call]
+    probed: Tensor = _Probe.apply(x, ticket, listener.sink)  # type: ignore[no-untyped-call]
     return probed
 
 
@@ -148,16 +160,14 @@ class _Probe(torch.autograd.Function):
     """Identity that shows the gradient to the listener."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, ticket: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, ticket: Tensor, sink: Tensor) -> Tensor:
         ctx.save_for_backward(ticket)
         return x.clone()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         (ticket,) = ctx.saved_tensors
-        gradient = gradients[0].clone()
-        torch.ops.evenflow.arrived(gradient, ticket)
-        return gradient, None
+        return gradients[0], None, torch.ops.evenflow.arrived(gradients[0], ticket)
 
 
 def _begin(listener: Tensor) -> None:
@@ -173,11 +183,12 @@ def _seen(x: Tensor, listener: Tensor, module: int, differentiable: bool) -> Ten
     return torch.tensor([number, ticket])
 
 
-def _arrived(gradient: Tensor, ticket: Tensor) -> None:
+def _arrived(gradient: Tensor, ticket: Tensor) -> Tensor:
     listener, number = ticket.tolist()
     known = _LISTENERS.get(listener)
     if known is not None and number != NOTHING:
         known.graph_brought(number, gradient)
+    return torch.zeros(1, dtype=torch.float32, device="cpu")
 
 
 def _trace_seen(x: Tensor, listener: Tensor, module: int, differentiable: bool) -> Tensor:
@@ -194,7 +205,7 @@ def _trace_seen(x: Tensor, listener: Tensor, module: int, differentiable: bool) 
 for _name, _run, _trace in (
     ("begin", _begin, lambda *_: None),
     ("seen", _seen, _trace_seen),
-    ("arrived", _arrived, lambda *_: None),
+    ("arrived", _arrived, lambda *_: torch.zeros(1, dtype=torch.float32, device="cpu")),
 ):
     _LIBRARY.impl(_name, _run, "CompositeExplicitAutograd")
     torch.library.register_fake(f"evenflow::{_name}", _trace, lib=_LIBRARY)

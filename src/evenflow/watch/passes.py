@@ -84,7 +84,7 @@ class PassProbe:
         self._ticket = graph.NOTHING
         self._told_last: list[Told] = []
         self._begun, self._saw, self._brought = timed(self._begin), timed(self._see), timed(self._bring)
-        self.tag = graph.register(self)
+        self.tag, self.sink = graph.register(self), graph.sink()
         self.on = False
         """Whether hooks are on the modules, to record what they return."""
         self.unseen: tuple[str, ...] = ()
@@ -131,10 +131,11 @@ class PassProbe:
 
     def _hooked(self, number: int, path: str, module: nn.Module) -> list[RemovableHandle]:
         outer = not path or bool(module._modules)
+        constant = str(number)  # a number would be a variable of graphs that are dynamic
         leave = graph.traceable(
             "leave" if path else "leave_model",
             self._timed(self._leaver(path, outer)),
-            lambda output: graph.probe(self, number, output),
+            lambda output: graph.probe(self, int(constant), output),
         )
         handles = [module.register_forward_hook(leave)]
         if outer:  # others can be in no other's way: what they return says enough
