@@ -42,6 +42,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -337,6 +338,7 @@ def _root(field: Field) -> Field:
     return field
 
 
+@lru_cache(maxsize=4096)
 def _summed_out(key: Any, position: int, rank: int) -> tuple[int, ...]:
     """Over which dimensions of an operand an op sums."""
     match key[0]:
