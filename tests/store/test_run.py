@@ -6,6 +6,7 @@ import json
 import pickle
 import warnings
 from pathlib import Path
+from time import thread_time
 
 import numpy as np
 import pyarrow as pa
@@ -67,6 +68,32 @@ def test_rows_are_written_by_themselves(tmp_path: Path) -> None:
         writer._thread.join(0.01)
     assert len(open_run(tmp_path).scalars["loss"]) == 4
     writer.close()
+
+
+def test_the_thread_tells_what_writing_took(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[float] = []
+    writer = RunWriter(tmp_path, flush_seconds=1e6, spent=told.append)
+    write_it = writer.storage.write
+
+    def slow(name: str, content: bytes) -> None:
+        began = thread_time()
+        while thread_time() - began < 0.02:
+            pass
+        write_it(name, content)
+
+    monkeypatch.setattr(writer.storage, "write", slow)
+    writer.add("scalars", scalars(range(4)))
+    writer.flush()
+    assert not told, "who asks for a flush waits for it"
+    writer.add("scalars", scalars(range(4, 8)))
+    writer.hurry()
+    for _ in range(500):
+        if told:
+            break
+        writer._thread.join(0.01)
+    writer.close()
+    assert len(told) == 1
+    assert told[0] >= 0.02
 
 
 def test_an_open_reader_survives_joining(tmp_path: Path) -> None:

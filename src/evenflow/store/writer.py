@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from time import thread_time
 from typing import Any, final
 
 import pyarrow as pa
@@ -70,6 +71,7 @@ class RunWriter:
         overwrite: Whether a run that is already there may be replaced.
         gather: Called in the writing thread before each flush, for rows that are
             still to be made: tables by name.
+        spent: Called in the writing thread with the processor time of each flush there, in seconds.
 
     Raises:
         StoreError: There is a run at ``path`` already, or the place cannot be written to.
@@ -83,6 +85,7 @@ class RunWriter:
         flush_seconds: float = 5.0,
         overwrite: bool = False,
         gather: Callable[[], Iterable[tuple[str, pa.Table]]] = tuple,
+        spent: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         self.storage = storage_at(path)
         self.lost_rows = 0
@@ -92,7 +95,7 @@ class RunWriter:
             metadata=dict(metadata or {}),
         )
         self._interval = flush_seconds
-        self._gather = gather
+        self._gather, self._spent = gather, spent
         self._pid = os.getpid()
         self._waiting: dict[str, list[pa.Table]] = {name: [] for name in TABLES}
         self._waiting_rows = 0
@@ -197,7 +200,9 @@ class RunWriter:
             self._wake.wait(self._interval)
             self._wake.clear()
             if not self._closed:
+                began = thread_time()
                 self.flush()
+                self._spent(thread_time() - began)
 
     def _write_waiting(self, table: str) -> None:
         with self._rows_lock:

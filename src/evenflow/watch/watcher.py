@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from time import perf_counter, thread_time
+from time import perf_counter
 from types import TracebackType
 from typing import Any, Self, final
 
@@ -161,6 +161,7 @@ class Watch:
             facts(models, optimizers, budget, config, self._ranks),
             overwrite=overwrite,
             gather=self._gather,
+            spent=self._governor.spend_apart,
         )
         self._team = Team.join(
             models.values(),
@@ -452,7 +453,6 @@ class Watch:
 
     def _gather(self) -> Iterator[tuple[str, pa.Table]]:
         """Called in the writing thread: the tables of all steps that have ended."""
-        began = thread_time()
         try:
             if self._team is None:
                 yield from self._recorder.tables(self._timeline.take() if self._rank == 0 else [])
@@ -461,4 +461,3 @@ class Watch:
                 yield from self._recorder.tables(self._team.untold())
         except Exception as error:
             self._guard.fail(error)
-        self._governor.spend_apart(thread_time() - began)
