@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from evenflow.flow import Role
 from evenflow.predict import Described, predict
+from evenflow.predict.ops import op_of
 from evenflow.predict.shapes import Shapes
 
 aten = torch.ops.aten
@@ -44,7 +45,7 @@ def test_remembered_layouts() -> None:
     shapes = Shapes()
     for _ in range(2):
         for func, args in CALLS:
-            assert layouts(shapes.run(func, args, {})) == layouts(func(*args)), func
+            assert layouts(shapes.run(op_of(func), args, {})) == layouts(func(*args)), func
 
 
 X, LONG = meta(3, 4), meta(3, 4, dtype=torch.int64)
@@ -68,7 +69,7 @@ PLAIN: list[tuple[Any, tuple[Any, ...]]] = [
 
 @pytest.mark.parametrize(("func", "args"), PLAIN)
 def test_layouts_that_are_plain_to_see(func: Any, args: tuple[Any, ...]) -> None:
-    assert layouts(Shapes().run(func, args, {})) == layouts(func(*args))
+    assert layouts(Shapes().run(op_of(func), args, {})) == layouts(func(*args))
 
 
 def test_a_plain_net_is_predicted_without_the_compiler() -> None:
@@ -96,16 +97,16 @@ def test_what_runs_a_second_time_does_not_run() -> None:
 
     op = Counting()
     for _ in range(3):
-        shapes.run(op, (meta(3, 4), meta(1, 4)), {})
+        shapes.run(op_of(op), (meta(3, 4), meta(1, 4)), {})
     assert len(runs) == 1
 
 
 def test_views_share_memory_and_writes_return_what_they_wrote_to() -> None:
     shapes, x = Shapes(), meta(3, 4)
     for _ in range(2):
-        view = shapes.run(aten.t.default, (x,), {})
+        view = shapes.run(op_of(aten.t.default), (x,), {})
         assert view.untyped_storage()._cdata == x.untyped_storage()._cdata
-        assert shapes.run(aten.add_.Tensor, (x, 1), {}) is x
+        assert shapes.run(op_of(aten.add_.Tensor), (x, 1), {}) is x
 
 
 class Block(nn.Module):
@@ -128,7 +129,7 @@ def test_a_net_of_remembered_layers_is_predicted_as_one_of_layers_run_afresh(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     remembered = predict(blocks, Described((2, 6, 32)))
-    monkeypatch.setattr(Shapes, "run", lambda self, func, args, kwargs: func(*args, **kwargs))
+    monkeypatch.setattr(Shapes, "run", lambda self, op, args, kwargs: op.func(*args, **kwargs))
     afresh = predict(blocks, Described((2, 6, 32)))
     assert [row.site for row in remembered] == [row.site for row in afresh]
     for ours, theirs in zip(remembered, afresh, strict=True):
