@@ -321,7 +321,7 @@ def families() -> Iterator[Case]:
     real = lambda o: F.binary_cross_entropy_with_logits(o, torch.ones_like(o))  # noqa: E731
     yield Case("DCGAN critic", critic, _randn(16, 3, 32, 32), real)
     yield Case("DCGAN generator", lambda: nn.Sequential(generator(), critic()), _randn(16, 100, 1, 1), real)
-    flat_picture = torch.randn(32, 512, generator=_generator(6))
+    flat_picture = torch.randn(32, 512, generator=_generator(1006))  # no seed of weights: they begin alike
     yield Case(
         "tied autoencoder", TiedAutoencoder, lambda g: flat_picture, lambda o: F.mse_loss(o, flat_picture)
     )
