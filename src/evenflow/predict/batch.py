@@ -24,7 +24,7 @@ from evenflow.predict.numbers import KeptNumbers
 from evenflow.predict.rules.attention import fused_attention
 from evenflow.predict.rules.recurrent import recurrence_of_the_cpu
 from evenflow.predict.rules.registry import NoRuleError
-from evenflow.predict.spread import PredictedStats, half_width
+from evenflow.predict.spread import PredictedStats
 from evenflow.predict.table import constant
 from evenflow.predict.timesteps import RECURRENT, TimeSteps
 from evenflow.predict.trust import Doubt, doubts
@@ -216,7 +216,7 @@ def _told(stats: Stats | None, role: Role) -> tuple[Stats | None, float | None]:
     if not isinstance(stats, PredictedStats):
         return stats, None
     sure = role is Role.PARAMETER or stats.mean_square == 0.0
-    return stats.plain, None if sure else half_width(stats.log_variance)
+    return stats.plain, None if sure else stats.half_width
 
 
 @final

@@ -89,6 +89,7 @@ class Leaf(Field):
         values: Its entries, if they are known.
         orthogonal: Whether it is a multiple of a random (semi-)orthogonal matrix.
         cotangent: As in :class:`Field`.
+        known: Whether it is the same for all draws of the weights; by default, if its entries are known.
     """
 
     def __init__(
@@ -98,12 +99,14 @@ class Leaf(Field):
         *,
         orthogonal: bool = False,
         cotangent: bool = False,
+        known: bool | None = None,
     ) -> None:
         assert table is not None or values is not None
         super().__init__(table.shape if values is None else values.shape, cotangent=cotangent)  # type: ignore[union-attr]
         self._table = table
         self.values = values
         self.orthogonal = orthogonal
+        self.known = values is not None if known is None else known
         self._bit = next(_sources)
 
     @cached_property

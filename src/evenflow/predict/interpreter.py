@@ -33,7 +33,7 @@ from evenflow.predict.memory import Memory
 from evenflow.predict.ops import Op, op_of
 from evenflow.predict.rules.registry import Context, NoRuleError
 from evenflow.predict.shapes import Shapes
-from evenflow.predict.spread import PredictedStats, log_variance
+from evenflow.predict.spread import PredictedStats, half_width
 from evenflow.predict.table import constant
 
 _NoDispatch, _NoFunctions = torch._C._DisableTorchDispatch, torch._C.DisableTorchFunction
@@ -114,14 +114,14 @@ class Interpreter(TorchDispatchMode):
                 square = table.mean_square
                 if found.keep is not None and math.isfinite(found.hidden) and found.hidden:
                     return _with_hidden(tensor, found)
-                beta = log_variance(found, parameter=parameter) if square > 0 else 0.0
+                scatter = half_width(found, parameter=parameter) if square > 0 else 0.0
         except Exception as error:  # as for rules
             self._tell(f"a {type(found).__name__.lower()} field of shape {list(found.shape)}", error)
             self.set_field(tensor, None)
             return Stats(tensor.numel(), math.nan, math.nan)
         if square <= 0:
             return PredictedStats(tensor.numel(), 0.0, 0.0)
-        return PredictedStats(tensor.numel(), table.average, square, log_variance=beta)
+        return PredictedStats(tensor.numel(), table.average, square, half_width=scatter)
 
     def spreads(self, tensor: Tensor) -> tuple[float | None, float | None]:
         """Predicted spread of samples and of tokens; None where there is none, or it is unknown."""
@@ -339,7 +339,7 @@ def _with_hidden(tensor: Tensor, scores: Field) -> Stats:
     seen = float(scores.keep.float().mean())
     mean = seen * scores.table.average + (1 - seen) * scores.hidden
     square = seen * scores.mean_square + (1 - seen) * scores.hidden**2
-    return PredictedStats(tensor.numel(), mean, square, log_variance=0.0)
+    return PredictedStats(tensor.numel(), mean, square)
 
 
 def _layout(name: str, args: Any) -> dict[str, Any]:

@@ -1,40 +1,41 @@
 """How far one draw of the weights may lie from the mean: the interval of a prediction.
 
-The mean square of a finite tensor fluctuates from draw to draw. Two numbers
-describe it, both variances of ln(mean square):
+The mean square of a finite tensor fluctuates from draw to draw. β is the variance of
+its logarithm. It has two parts:
 
-* *own*: a tensor's entries are a sample. Over all pairs of entries i, j,
+* *own* (:mod:`evenflow.predict.samples`): a tensor's entries are a sample.
+* *inherited*: a product with weights has, given its input, exactly the input's mean
+  square times a constant, so it inherits all fluctuations of the input, own ones too.
 
-      own = mean_ij cov(x_i², x_j²) / (E x²)²,
+Each sample of entries that enters a product with weights is a *source*, and what comes
+after responds to it linearly,
 
-  which is 2/n for n independent Gaussian entries and 5/n for their ReLU, and
-  does not shrink with the batch where samples are correlated. For Gaussian
-  fields of mean m and covariance c it is mean_ij (2 c² + 4 m_i m_j c)/(E x²)²; for
-  products of functions it is the table of their squares.
-* *inherited*: a product with weights has, given its input, exactly the input's
-  mean square times a constant, so it inherits own + inherited of the input. A
-  function f with E f² ∝ q^k passes on k² of it; normalisation passes on nothing.
+    ln S − ln E S ≈ Σ_s a_s ε_s,   β = Σ_s a_s²,   Var ε_s = 1.
 
-  A batch averages part of this away, but less and less: through L layers of
-  width n the squared cosine of two samples' gradients grows to L/n, so with
-  β₁ = 2L/n for one sample, Σ_l (2/n)(l/n) = β₁²/4 is left however large the batch.
+A function f with E f² ∝ q^k responds with k times the a of its argument; normalisation
+does not respond; factors of a product add their a. Since a is kept by source, what
+comes back along the same path counts as one: a gradient g φ'(h) depends on the h of
+every layer below it, through g too, and so do both factors of a parameter's gradient.
 
-A gradient of parameters, Σ g x over samples and places, is in part that of the mean of g,
-which makes a share ρ of its mean square. That mean fluctuates as one sample does, or
-more: 3 channels of an output that is alike everywhere are 3 numbers. With β_Σ what the
-*sum* of g meets on its way (own is that of operands summed over all but channels),
+Two S are followed, the mean square and the mean square of the sum over samples and
+places. A gradient of parameters, Σ g x, is the second for the share ρ of its mean square
+that the mean of g makes, and the first for the rest. How that share differs from draw
+to draw is not followed.
 
-    β = (ρ √β_Σ + (1 − ρ) √β_batch)².
+The mean of ln S lies beside ln E S, by −β/2 in chains (:mod:`evenflow.predict.responses`). A
+prediction is E S; 95 % of the draws lie within 1.96 √β and that shift of it. In decades of
+RMS both are divided by 2 ln 10.
 
-The sum of own and inherited, β, is that of Hanin for chains: the logarithm of what one draw shows is
-about N(log E − β/2, β). The half-width of a 95 % interval in decades of RMS is
-
-    1.96 √β / (2 ln 10).
+Samples of independent weights average out, as far as they do: through L layers of
+width n the squared cosine of two samples' gradients grows to v = L/n, and 2 v/n of
+each layer's source stays however large the batch. An elementwise factor f decreases
+it by (E f_a f_b / E f²)², a, b two samples.
 
 References:
     Hanin, "Which neural net architectures give rise to exploding and vanishing
     gradients?", 2018, Theorem 1; Hanin & Nica, "Products of many large random
-    matrices and gradients in deep neural networks", 2019.
+    matrices and gradients in deep neural networks", 2019: for chains the logarithm is
+    about N(log E − β/2, β).
 """
 
 from __future__ import annotations
@@ -43,16 +44,29 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from evenflow.flow import Stats
 from evenflow.predict import reuse
-from evenflow.predict.axes import Array, weighted
-from evenflow.predict.expressions import Expression, Term, as_terms
+from evenflow.predict.axes import weighted
+from evenflow.predict.expressions import Expression, Term
 from evenflow.predict.fields import Field, Leaf, Made, Sum
-from evenflow.predict.scalar import Scalar, expect_pair, times
+from evenflow.predict.responses import (
+    NONE,
+    NOTHING,
+    Response,
+    Responses,
+    mixed,
+    of_function,
+    of_product,
+    of_sum,
+    root,
+    with_source,
+)
+from evenflow.predict.rules.softmax import Softmax
+from evenflow.predict.samples import exponent, features, own, own_of_sample, own_of_sum, share_left
 from evenflow.predict.table import Table
 
 MULTIPLYING = frozenset({"contract", "convolution", "kernel gradient"})
@@ -65,17 +79,18 @@ class PredictedStats(Stats):
     """Statistics with how far single draws of the weights scatter.
 
     Attributes:
-        log_variance: β; of several tensors the largest.
+        half_width: Half-width in decades of RMS of the 95 % interval; of several tensors the largest.
     """
 
-    log_variance: float = 0.0
+    half_width: float = 0.0
 
     def merge(self, other: Stats) -> PredictedStats:
         """Statistics of the entries of both."""
         both = Stats.merge(self, other)
-        beta = other.log_variance if isinstance(other, PredictedStats) else 0.0
-        largest = max(self.log_variance, beta)
-        return PredictedStats(both.count, both.mean, both.mean_square, log_variance=largest)
+        theirs = other.half_width if isinstance(other, PredictedStats) else 0.0
+        return PredictedStats(
+            both.count, both.mean, both.mean_square, half_width=max(self.half_width, theirs)
+        )
 
     @property
     def plain(self) -> Stats:
@@ -83,46 +98,36 @@ class PredictedStats(Stats):
         return Stats(self.count, self.mean, self.mean_square)
 
 
-def half_width(beta: float) -> float:
-    """Half-width in decades of RMS of the 95 % interval for a variance ``beta`` of ln(mean square)."""
-    return NORMAL_95 * math.sqrt(max(beta, 0.0)) / (2 * math.log(10))
-
-
-class Inherited(NamedTuple):
-    """Variance of ln(mean square) that a tensor has from what it was made from, as three averages feel it.
-
-    Attributes:
-        batch: That over a batch, where fluctuations of its samples partly cancel.
-        sample: That over one sample.
-        sum: The sum over samples and places.
-    """
-
-    batch: float
-    sample: float
-    sum: float
-
-
-_NOTHING = Inherited(0.0, 0.0, 0.0)
-
-
-def log_variance(field: Field, *, parameter: bool = False) -> float:
-    """β: variance over draws of the weights of ln(mean square).
+def half_width(field: Field, *, parameter: bool = False) -> float:
+    """Half-width in decades of RMS, around E, of the interval that 95 % of the draws lie in.
 
     Args:
         field: The tensor.
         parameter: Whether it is the gradient of a parameter.
     """
-    passed, entries = inherited(field), own(field)
-    batch = passed.batch + entries + passed.sample**2 / 4
+    found = response(field, parameter=parameter)
+    return in_decades(found.variance, found.shift)
+
+
+def in_decades(variance: float, shift: float = 0.0) -> float:
+    """Half-width in decades of RMS of the 95 % interval, from moments of ln(mean square)."""
+    return (NORMAL_95 * math.sqrt(variance) + abs(shift)) / (2 * math.log(10))
+
+
+def response(field: Field, *, parameter: bool = False) -> Response:
+    """How ln(mean square) of a tensor responds to all sources, its own entries among them."""
     if not parameter:
-        return batch
+        found = inherited(field)
+        extra = _left_of_batch(field, found.overlap)
+        return with_source(found.square, field, own(field) + extra)
     while isinstance(field, Made) and field.key[0] in ("view", "permute"):  # type: ignore[index]
         field = field.parts[0]
     if not isinstance(field, Made):
-        return inherited(field).sum + own(field)
-    common = _common(field)
-    summed = _through_op(field, parameter=True).sum + own(field)
-    return (common * math.sqrt(summed) + (1 - common) * math.sqrt(batch)) ** 2
+        return with_source(inherited(field).sum, field, own(field))
+    found = _through_op(field, parameter=True)
+    common = 1.0 if field.key[0] == "sum" else _common(field)  # type: ignore[index]
+    both = mixed([1 - common, common], [found.square, found.sum])
+    return with_source(both, field, own(field))
 
 
 def _common(field: Made) -> float:
@@ -145,171 +150,59 @@ def _share_of_mean(field: Made) -> float:
     return min(max(share, 0.0), 1.0)
 
 
-def own(field: Field, dims: tuple[int, ...] | None = None) -> float:
-    """Variance of ln(mean square) from the tensor's finite size along ``dims`` (all of them for None)."""
-    memory: dict[Any, float] = field.__dict__.setdefault("_own", {})
-    if dims not in memory:
-        memory[dims] = _own(field, dims)
-    return memory[dims]
-
-
-def inherited(field: Field) -> Inherited:
-    """Variances of ln(mean square) passed on by what the tensor was made from."""
+def inherited(field: Field) -> Responses:
+    """Responses to the sources that a tensor was made from."""
     memory = field.__dict__
     if "_inherited" not in memory:
         memory["_inherited"] = _inherited(field)
-    found: Inherited = memory["_inherited"]
+    found: Responses = memory["_inherited"]
     return found
 
 
-def _own(field: Field, dims: tuple[int, ...] | None) -> float:
-    if (isinstance(field, Leaf) and not field.cotangent) or field.mean_square <= 0:
-        return 0.0
-    terms = as_terms(field) if isinstance(field, Expression) else ()
-    if len(terms) == 1 and any(not f.linear for _, f in terms[0].functions):
-        name = field.name[0] if isinstance(field, Expression) and field.as_one is None else None
-        return reuse.once(
-            None if name is None else ("own", name, dims), lambda: _of_product(field, terms[0], dims)
-        )
-    number = reuse.up_to_scale(field.table)[0]
-    return reuse.once(None if number is None else ("own", number, dims), lambda: _gaussian(field.table, dims))
-
-
-def _of_product(field: Field, term: Term, dims: tuple[int, ...] | None) -> float:
-    """From the table of the squares of a product of functions.
-
-    A factor like the 1/σ of a norm, of something that is far from zero, has a square whose
-    logarithm varies by that of its argument: the Gaussian that stands for the argument comes
-    too close to zero for powers of 1/σ.
-    """
-    far = [(atom, f) for atom, f in term.functions if not f.linear and _far_from_zero(atom)]
-    total = 0.0
-    for atom, f in far:
-        added = len(field.shape) - len(atom.shape)
-        of_atom = None if dims is None else tuple(dim - added for dim in dims if dim >= added)
-        total += _exponent(atom, f) ** 2 * own(atom, of_atom)
-    squares = tuple((atom, times(f, f)) for atom, f in term.functions if (atom, f) not in far)
-    if not squares:
-        return total
-    table = Expression(field.shape, [Term(1.0, squares)]).table
-    left, right = table.sides(table.means)
-    return total + _relative(table, table.second - left * right, table.means, dims)
-
-
-FAR = 3.0
-"""Standard deviations from zero: .1 % of a Gaussian, and nothing of a χ², lies beyond it."""
-
-
-def _far_from_zero(atom: Field) -> bool:
-    mean, variance = _by_segments(atom)
-    return bool((mean**2 > FAR**2 * variance).all())
-
-
-def _by_segments(atom: Field) -> tuple[Array, Array]:
-    """Mean and variance of the entries; that places differ in their mean is no spread."""
-    mean = atom.table.means
-    return mean, np.maximum(atom.table.diagonal - mean**2, 0.0)
-
-
-def _gaussian(table: Table, dims: tuple[int, ...] | None) -> float:
-    """As :func:`_relative`, with cov(x_i², x_j²) = 2 c² + 4 m_i m_j c of a Gaussian tensor."""
-    left, right = table.sides(table.means)
-    products = left * right
-    covariance = table.second - products
-    values = 2 * covariance**2 + 4 * products * covariance
-    return min(_relative(table, values, table.diagonal, dims), 2.0)
-
-
-def _relative(table: Table, values: Array, squares: Array, dims: tuple[int, ...] | None) -> float:
-    """Mean of cov(x_i², x_j²) over pairs that differ freely along ``dims``, against the square of their mean.
-
-    Along the other dimensions the pairs agree, and places count by their share of the mean square.
-
-    Args:
-        table: Whose axes those are.
-        values: cov(x_i², x_j²) by pair classes.
-        squares: E x_i² by segments.
-        dims: Dimensions; all of them for None.
-    """
-    free = [dims is None or dim in dims for dim, axes_of in enumerate(table.dims) for _ in axes_of]
-    weights = np.ones(())
-    for at, (axis, pairs) in reversed(list(enumerate(zip(table.axes, free, strict=True)))):
-        if pairs:
-            values = weighted(values, at, axis.shares)
-            squares = weighted(squares, at, axis.weights)
-        else:
-            values = values[(slice(None),) * at + (axis.agree,)]
-            weights = np.multiply.outer(axis.weights, weights)
-    total = float((squares * weights).sum())
-    if total <= 0:
-        return 0.0
-    each = np.divide(values, squares, out=np.zeros_like(values), where=squares > 0)
-    return max(float((each * weights).sum()) / total, 0.0)
-
-
-def _inherited(field: Field) -> Inherited:
+def _inherited(field: Field) -> Responses:
     if isinstance(field, Leaf):
-        return _NOTHING
+        return NOTHING
     if isinstance(field, Made):
         return _through_op(field)
     if isinstance(field, Sum):
+        found = _of_softmax(field)
+        if found is not None:
+            return found
         weights = [factor**2 * part.mean_square for factor, part in field.terms]
-        return _together(weights, [inherited(part) for _, part in field.terms])
+        return of_sum(weights, [inherited(part) for _, part in field.terms])
     if isinstance(field, Expression):
-        return _passed_on(field)
-    parts = getattr(field, "spread_from", None)
+        return _of_terms(field)
+    parts: Sequence[Field] | None = getattr(field, "spread_from", None)
     if parts is None:
-        of_parts = [inherited(part) for part in getattr(field, "parts", ())]
-        return Inherited(*map(max, zip(*of_parts, strict=True))) if of_parts else _NOTHING
-    found = [inherited(part) for part in parts]
+        parts = getattr(field, "parts", ())
+        assert parts is not None
+        return of_sum(
+            [part.mean_square * math.prod(part.shape) for part in parts], [inherited(p) for p in parts]
+        )
+    passed = [inherited(part) for part in parts]
     scale = getattr(field, "scaled_by", None)  # 1/σ of a norm
     if scale is not None:
-        found += [inherited(scale), Inherited(*[own(scale)] * 3)]
-    return _added(found)
+        of_scale = inherited(scale)
+        whole = with_source(of_scale.square, scale, own(scale)).times(-1.0)
+        passed.append(Responses(whole, whole))
+    return of_product(passed) if passed else NOTHING
 
 
-def _added(parts: Sequence[Inherited]) -> Inherited:
-    """Of independent fluctuations variances add up."""
-    if len(parts) == 1:
-        return parts[0]
-    return Inherited(*map(sum, zip(*parts, strict=True))) if parts else _NOTHING
-
-
-def _together(weights: Sequence[float], parts: Sequence[Inherited]) -> Inherited:
-    """Of parts of a sum that fluctuate together deviations add up, by their shares of the mean square."""
-    total = sum(weights)
-    if not total > 0:
-        return _NOTHING
-    shares = [weight / total for weight in weights]
-    return Inherited(
-        *(
-            sum(share * math.sqrt(variance) for share, variance in zip(shares, each, strict=True)) ** 2
-            for each in zip(*parts, strict=True)
-        )
-    )
-
-
-def _through_op(field: Made, *, parameter: bool = False) -> Inherited:
-    roots = [_root(part) for part in field.parts]
+def _through_op(field: Made, *, parameter: bool = False) -> Responses:
     random = [
         (i, part)
-        for i, (part, root) in enumerate(zip(field.parts, roots, strict=True))
-        if not isinstance(root, Leaf) or root.cotangent
+        for i, (part, origin) in enumerate(zip(field.parts, map(root, field.parts), strict=True))
+        if not isinstance(origin, Leaf) or origin.cotangent
     ]
-    found = [inherited(part) for _, part in random]
-    if isinstance(field.key, tuple) and field.key[0] in MULTIPLYING:
-        orthogonal = any(isinstance(root, Leaf) and root.orthogonal for root in roots)
-        found += [
-            _of_operand(field, i, alone=len(random) == 1 and not parameter)
-            for i, part in random
-            # an orthogonal matrix keeps the length of a vector
-            if not orthogonal or isinstance(part, Expression)
-        ]
-    return _added(found)
+    if not (isinstance(field.key, tuple) and field.key[0] in MULTIPLYING):
+        return of_product([inherited(part) for _, part in random]) if random else NOTHING
+    alone = len(random) == 1 and not parameter
+    found = [_of_operand(field, i, alone=alone) for i, part in random]
+    return of_product(found) if found else NOTHING
 
 
-def _of_operand(field: Made, position: int, *, alone: bool) -> Inherited:
-    """What a product meets at one of its operands.
+def _of_operand(field: Made, position: int, *, alone: bool) -> Responses:
+    """What a product passes on of one of its operands.
 
     Args:
         field: The product.
@@ -317,25 +210,29 @@ def _of_operand(field: Made, position: int, *, alone: bool) -> Inherited:
         alone: Whether the other operand is a weight; else it is a gradient's other factor, of a parameter.
     """
     part = field.parts[position]
+    passed = inherited(part)
     summed = _summed_out(field.key, position, len(part.shape))
     channels = (1,) if field.key[0] == "convolution" else summed  # type: ignore[index]
     rest = tuple(dim for dim in range(len(part.shape)) if dim not in channels) if alone else summed
-    batch = own(part)
-    return Inherited(batch, own(part, summed) if alone else batch, _of_sum(part.table, rest))
+    overlap, apart = passed.overlap, passed.apart
+    variance = own(part) + _left_of_batch(part, overlap)
+    if alone:
+        apart = with_source(apart, part, own_of_sample(part) - variance)
+        if part.cotangent:
+            overlap += share_left(part) / features(part)
+    return Responses(
+        with_source(passed.square, part, variance),
+        with_source(passed.sum, part, own_of_sum(part, rest)),
+        overlap,
+        apart,
+    )
 
 
-def _of_sum(table: Table, over: tuple[int, ...]) -> float:
-    """Variance of ln(mean square) of the sum over some dimensions, from the size of the others."""
-    number = reuse.up_to_scale(table)[0]
-    name = None if number is None else ("own of a sum", number, over)
-    return reuse.once(name, lambda: _gaussian(table.summed(over), None))
-
-
-def _root(field: Field) -> Field:
-    """What a field is a rearrangement of."""
-    while isinstance(field, Made) and len(field.parts) == 1:
-        field = field.parts[0]
-    return field
+def _left_of_batch(field: Field, overlap: float) -> float:
+    """2 v/n of what the cosines of two samples add to the source; none for one sample."""
+    if not overlap:
+        return 0.0
+    return 2 * overlap * (1 - 1 / field.shape[0]) / features(field) * share_left(field)
 
 
 @lru_cache(maxsize=4096)
@@ -354,44 +251,89 @@ def _summed_out(key: Any, position: int, rank: int) -> tuple[int, ...]:
     return ()
 
 
-def _passed_on(field: Expression) -> Inherited:
+def _of_terms(field: Expression) -> Responses:
     """Factors of one product fluctuate together: x/√(mean x²) passes on nothing."""
-    batch = sample = total = weight = 0.0
+    found, weights = [], []
     for term in field.terms:
-        in_batch = in_sample = in_sum = 0.0
+        passed = []
         for atom, f in term.functions:
-            passed = inherited(atom)
-            if passed != _NOTHING:
-                exponent = 1.0 if f.linear else _exponent(atom, f)
-                in_batch += exponent * math.sqrt(passed.batch)
-                in_sample += exponent * math.sqrt(passed.sample)
-                in_sum += exponent * math.sqrt(passed.sum)
-        share = term.factor**2
-        batch += share * in_batch**2
-        sample += share * in_sample**2
-        total += share * in_sum**2
-        weight += share
-    return Inherited(batch / weight, sample / weight, total / weight) if weight > 0 else _NOTHING
+            before = inherited(atom)
+            if before.nothing:
+                continue
+            if f.linear:
+                passed.append(before)
+            else:
+                passed.append(of_function(before, *exponent(atom, f)))
+        together = of_product(passed) if passed else NOTHING
+        if together.overlap:
+            together = together._replace(overlap=together.overlap * _kept(field) ** 2)
+        found.append(together)
+        single = len(field.terms) == 1
+        weights.append(1.0 if single else Expression(field.shape, [term]).table.mean_square)
+    return of_sum(weights, found)
 
 
-def _exponent(atom: Field, f: Scalar) -> float:
-    """D log E f² / d log q, by a difference of 2 %; of what is far from zero, at its mean.
+def _kept(field: Expression) -> float:
+    """E f_a f_b / E f² of two samples, f what a cotangent is multiplied with."""
+    terms = [
+        Term(term.factor, tuple((atom, f) for atom, f in term.functions if not atom.cotangent))
+        for term in field.terms
+    ]
+    factor = Expression(field.shape, terms)
+    if not factor.atoms:
+        return 1.0
+    name = factor.name[0]
+    return reuse.once(None if name is None else ("kept", name), lambda: _alike(factor.table))
 
-    There a Gaussian comes too close to zero for powers of 1/σ, as in :func:`_of_product`.
+
+def _alike(table: Table) -> float:
+    """E x_a x_b / E x² of two samples, the first dimension."""
+    pairs, whole = table.second, table.mean_square
+    for at, axis in reversed(list(enumerate(table.axes))):
+        if at < len(table.dims[0]):
+            pairs = weighted(pairs, at, axis.shares)
+        else:
+            pairs = weighted(pairs[(slice(None),) * at + (axis.agree,)], at, axis.weights)
+    n = table.shape[0]
+    return max(n * float(pairs) / whole - 1, 0.0) / (n - 1) if n > 1 and whole > 0 else 1.0
+
+
+def _of_softmax(field: Sum) -> Responses | None:
+    """Of p − y, y known: by how much its table differs where the squares of the logits are 2 % larger.
+
+    It is summed over all but the classes.
     """
-    number = reuse.as_it_is(atom.table)
-    return reuse.once(None if number is None else ("exponent", number, f.key), lambda: _difference(atom, f))
-
-
-def _difference(atom: Field, f: Scalar) -> float:
-    mean, variance = _by_segments(atom)
-    if _far_from_zero(atom):
-        variance = np.zeros_like(variance)
-    values = []
+    found = [
+        (part, atom)
+        for _, part in field.terms
+        if isinstance(part, Expression)
+        for atom in part.atoms
+        if isinstance(atom, Softmax) and atom.g is None
+    ]
+    if len(found) != 1 or not field.cotangent:
+        return None
+    (part, p), passed = found[0], inherited(found[0][1].x)
+    if passed.nothing:
+        return NOTHING
+    places = [dim for dim in range(len(field.shape)) if dim != p.dim]
+    levels = []
     for scale in (0.99, 1.01):
-        m, v = mean * math.sqrt(scale), variance * scale
-        squares = expect_pair(f, f, (m, m), (v, v), v)
-        values.append(float(atom.table.averaged_over(range(len(atom.shape)), squares).item()))
-    if min(values) <= 0:
-        return 0.0
-    return (math.log(values[1]) - math.log(values[0])) / (math.log(1.01) - math.log(0.99))
+        other = Softmax(Leaf(p.x.table.scaled(math.sqrt(scale))), p.dim)
+        terms = [
+            Term(term.factor, tuple((other if atom is p else atom, f) for atom, f in term.functions))
+            for term in part.terms
+        ]
+        swapped = Expression(part.shape, terms)
+        table = Sum(field.shape, [(c, swapped if x is part else x) for c, x in field.terms]).table
+        levels.append([table.mean_square, table.summed(places).mean_square])
+    if not np.min(levels) > 0:
+        return NOTHING
+    square, whole = np.diff(np.log(levels), axis=0)[0] / math.log(1.01 / 0.99)
+    return Responses(_in_part(passed.square, float(square)), _in_part(passed.sum, float(whole)))
+
+
+def _in_part(passed: Response, exponent: float) -> Response:
+    """Of q₀ + q₁ S, which has that exponent; beyond [0, 1], of a power of S."""
+    if not 0 < exponent < 1:
+        return passed.times(exponent)
+    return mixed([exponent, 1 - exponent], [passed, NONE])

@@ -23,11 +23,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from evenflow.flow import Role, Row
 from evenflow.predict.inputs import Described
-from evenflow.predict.spread import half_width
+from evenflow.predict.spread import in_decades
 from evenflow.theory.chains import NARROW
 from evenflow.trace.structure import tensors_in
 
-SPREAD = half_width(1.0)
+SPREAD = in_decades(1.0)
 """Half-width in decades of RMS at β = 1."""
 
 SMALL_BATCH = 8

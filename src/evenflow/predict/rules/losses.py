@@ -105,7 +105,7 @@ def nll_loss_backward(
     if weight is not None:
         context.remarks["class weights of a loss counted as 1"] += 1
     shape = output.shape if len(output.shape) > 1 else (1, *output.shape)
-    hot: Field = Leaf(one_hot(target.values, shape[1], ignored, shape))
+    hot: Field = Leaf(one_hot(target.values, shape[1], ignored, shape), known=True)
     context.made["labels", id(hot)] = (hot, target.values, ignored)
     if len(output.shape) == 1:
         hot = view(context, None, hot, output.shape)
