@@ -90,6 +90,13 @@ def features(field: Field) -> float:
 
 def _as_drawn(field: Field) -> float:
     """``own``, were the entries of all weights independent."""
+    memory: dict[str, float] = field.__dict__
+    if "_as_drawn" not in memory:
+        memory["_as_drawn"] = _found_as_drawn(field)
+    return memory["_as_drawn"]
+
+
+def _found_as_drawn(field: Field) -> float:
     if (isinstance(field, Leaf) and not field.cotangent) or field.mean_square <= 0:
         return 0.0
     chance = _chance(field)
@@ -141,16 +148,18 @@ def _found_missing(field: Field) -> float:
 
 def _known(field: Field) -> bool:
     """Whether nothing in a tensor is drawn with the weights."""
-    if isinstance(field, Leaf):
-        return field.known or not field.tags
-    parts: Sequence[Field] = ()
-    if isinstance(field, Made):
-        parts = field.parts
-    elif isinstance(field, Sum):
-        parts = [part for _, part in field.terms]
-    elif isinstance(field, Expression):
-        parts = field.atoms
-    return bool(parts) and all(_known(part) for part in parts)
+    memory: dict[str, bool] = field.__dict__
+    if "_known" not in memory:
+        parts: Sequence[Field] = ()
+        if isinstance(field, Made):
+            parts = field.parts
+        elif isinstance(field, Sum):
+            parts = [part for _, part in field.terms]
+        elif isinstance(field, Expression):
+            parts = field.atoms
+        leaf = isinstance(field, Leaf) and (field.known or not field.tags)
+        memory["_known"] = leaf or (bool(parts) and all(map(_known, parts)))
+    return memory["_known"]
 
 
 def _chance(field: Field) -> Table | None:
