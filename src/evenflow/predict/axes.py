@@ -27,7 +27,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import TypeAlias
 
 import numpy as np
@@ -142,6 +142,13 @@ def joined(a: Axis, b: Axis) -> Axis:
     if len(bounds) > MAX_SEGMENTS:
         return a if a.segments >= b.segments else b
     return Axis(tuple(end - start for start, end in zip([0, *bounds], bounds, strict=False)))
+
+
+def divisible(axis: Axis, inner: int) -> Axis:
+    """The axis with its segments' ends moved, towards the middle, to multiples of ``inner``."""
+    ends = {-(-end // inner) * inner if 2 * end < axis.n else end // inner * inner for end in axis.bounds}
+    bounds = sorted({*ends, axis.n} - {0})
+    return Axis(tuple(end - start for start, end in pairwise([0, *bounds])))
 
 
 def rounded(values: Array) -> Array:

@@ -128,7 +128,7 @@ class Table:
         axis = self.dims[dim][position]
         cut = axes.split(axis, inner)
         if cut is None:
-            return self.regroup(dim, position, plain(axis.n)).split(dim, position, inner)
+            return self.regroup(dim, position, axes.divisible(axis, inner)).split(dim, position, inner)
         outer, fine, classes, segments = cut
         at = self.first_axis(dim) + position
         both = [factor for factor in (outer, fine) if factor.n > 1]

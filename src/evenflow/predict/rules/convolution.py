@@ -21,7 +21,16 @@ import numpy as np
 from evenflow.predict.axes import plain
 from evenflow.predict.fields import Field, Made
 from evenflow.predict.pointwise import apply
-from evenflow.predict.rules.positions import Maps, backward, mapped, pair_counts, taps, with_axis
+from evenflow.predict.rules.positions import (
+    MOST_PHASED,
+    Maps,
+    backward,
+    class_count,
+    mapped,
+    pairs_of,
+    taps,
+    with_axis,
+)
 from evenflow.predict.rules.reductions import summed
 from evenflow.predict.rules.registry import Context, NoRuleError, rule
 from evenflow.predict.rules.views import view
@@ -57,10 +66,11 @@ def _over_channels(table: Table) -> Table:
 
 
 def _flat(table: Table) -> Table:
-    """The same with one axis for the samples, exchangeable, and one for each spatial dimension."""
+    """The same with one axis for the samples, exchangeable, and one or, with phases, two for positions."""
     table = _over_channels(table).exchangeable(0)
     for dim in (0, *range(2, len(table.dims))):
-        table = with_axis(table, dim)
+        if len(table.dims[dim]) != 2 or table.shape[dim] > MOST_PHASED:
+            table = with_axis(table, dim)
     return table
 
 
@@ -136,11 +146,12 @@ def convolution_backward(
 
     def of_tables(t_narrow: Table, t_wide: Table) -> Table:
         a, b = (_flat(t) for t in (t_narrow, t_wide))
-        values = b.second
+        spatial = range(2, len(w.shape))
+        values = b.second.reshape(-1, *(class_count(b.dims[dim]) for dim in spatial))
         for at, each in enumerate(maps, start=1):
-            counts = pair_counts(each, b.axes[at], a.axes[at])
+            counts = np.mean([pairs_of(one, b.dims[at + 1], a.dims[at + 1]) for one in each], 0)
             values = np.moveaxis(np.tensordot(counts, values, (1, at)), 0, at)
-        values = (a.second * values).reshape(2, -1).sum(1) @ a.axes[0].counts
+        values = (a.second.reshape(values.shape) * values).reshape(2, -1).sum(1) @ a.axes[0].counts
         return independent(w.shape, float(values))
 
     gw = (
