@@ -237,3 +237,22 @@ def test_a_weight_that_autograd_forbids_to_draw_is_told() -> None:
 
     with pytest.raises(ModelError, match="leaf Variable that requires grad"):
         predict(build, Described((8, 4)))
+
+
+def test_a_builder_may_make_parameters_with_entries() -> None:
+    """``torch.Tensor(n)`` takes no notice of the meta device; written into a tensor, autograd refused it."""
+
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(64, 64), nn.Linear(64, 64)
+            self.vector = nn.Parameter(torch.Tensor(64).uniform_())
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.first(x)
+            y[torch.arange(len(x), device=x.device) % 2 == 0] = self.vector
+            z: Tensor = self.last(y)
+            return z
+
+    flow = predict(Masked, torch.randn(8, 64))
+    assert any(row.site.label == "last.bias" and row.stats is not None for row in flow)

@@ -77,7 +77,9 @@ def _checked(build_or_model: Any, inputs: Any, loss: Any, seed: int) -> Flow:
         model = build_or_model
         with preserved(model, []), on_meta(model, interpreter):
             return _predict(model, inputs, loss, seed, interpreter)
-    return _predict(build_on_meta(build_or_model, interpreter), inputs, loss, seed, interpreter)
+    model = build_on_meta(build_or_model, interpreter)
+    with on_meta(model, interpreter):  # a builder may make some with entries all the same: torch.Tensor(8)
+        return _predict(model, inputs, loss, seed, interpreter)
 
 
 @contextlib.contextmanager
