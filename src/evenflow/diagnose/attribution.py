@@ -122,7 +122,7 @@ def grown_by_sums(blocks: Sequence[Step]) -> float:
     """Decades that residual blocks with standard weights grow by in all.
 
     Each bare block multiplies (:data:`BY_SUM`). Behind a normalisation branches keep their size, so that
-    n of them add n to a variance of 1 (De & Smith, NeurIPS 2020, section 2).
+    n of them add n to a variance of 1 (De & Smith, NeurIPS 2020).
     """
     bare = sum(not any(row.site.op in ops.NORMS for row in step.rows) for step in blocks)
     return BY_SUM.value * bare + 0.5 * math.log10(1 + len(blocks) - bare)

@@ -31,7 +31,7 @@ standard errors of an accuracy of 99.6 % on 512 samples. A judgement."""
 
 SIGNS = 6
 """Seeds whose smallest and largest gain hold the median with 95 %: all lie on one side of it with a
-probability of 2⁻⁵ = 3 % (Conover, Practical Nonparametric Statistics, 1999, sections 3.2 and 3.4)."""
+probability of 2⁻⁵ = 3 % (Conover, Practical Nonparametric Statistics, 1999)."""
 
 LOST = 10.0
 """Times the worst patched score's size (and 1) that a baseline lies below it where it has diverged. How far

@@ -147,7 +147,7 @@ class Residual(Experiment):
 _FORMULAS = {
     "residual, He": ("½ L log10 3", "A. Veit et al. 2016; THEORY.md, section 2"),
     "residual, 1/√L": ("½ L log10(1 + 2/L)", "S. Hayou et al. 2021; THEORY.md, section 2"),
-    "residual, LayerNorm": ("½ log10((2 + L)/2)", "De & Smith 2020, section 2; THEORY.md, section 2"),
+    "residual, LayerNorm": ("½ log10((2 + L)/2)", "De & Smith 2020; THEORY.md, section 2"),
     "SkipInit": ("0: the branch is off", "De & Smith 2020 (SkipInit)"),
     "Fixup": ("0: the last weight is 0", "Zhang et al. 2019, section 3"),
     PLAIN: (chain.FORMULA, chain.SOURCE),
