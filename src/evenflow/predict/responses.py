@@ -17,7 +17,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,20 @@ from evenflow.predict.fields import Field, Made
 Coefficients: TypeAlias = NDArray[np.float32]
 
 
-class Response(NamedTuple):
+class Moments(NamedTuple):
+    """Of ln S, without the sources.
+
+    Attributes:
+        variance: Of ln S.
+        shift: E ln S − ln E S.
+    """
+
+    variance: float
+    shift: float
+
+
+@final
+class Response:
     """How ln S of one tensor responds to the sources.
 
     Attributes:
@@ -36,20 +49,33 @@ class Response(NamedTuple):
         shift: E ln S − ln E S, −½ per unit of variance where a source comes in.
     """
 
-    to: Coefficients
-    shift: float
+    __slots__ = ("_variance", "shift", "to")
+
+    def __init__(self, to: Coefficients, shift: float, variance: float | None = None) -> None:
+        self.to = to
+        self.shift = shift
+        self._variance = variance
 
     def times(self, factor: float) -> Response:
         """Of S^factor."""
-        return self if factor == 1.0 else Response(self.to * np.float32(factor), self.shift * factor)
+        if factor == 1.0:
+            return self
+        variance = None if self._variance is None else self._variance * factor**2
+        return Response(self.to * np.float32(factor), self.shift * factor, variance)
+
+    def moved(self, shift: float) -> Response:
+        """With its mean elsewhere."""
+        return Response(self.to, self.shift + shift, self._variance) if shift else self
 
     @property
     def variance(self) -> float:
         """Σ a²."""
-        return float(self.to @ self.to)
+        if self._variance is None:
+            self._variance = float(self.to @ self.to)
+        return self._variance
 
 
-NONE = Response(np.zeros(0, np.float32), 0.0)
+NONE = Response(np.zeros(0, np.float32), 0.0, 0.0)
 
 
 class Responses(NamedTuple):
@@ -74,24 +100,31 @@ class Responses(NamedTuple):
 NOTHING = Responses(NONE, NONE)
 
 
-def _source(field: Field) -> int:
-    """The number of the source that a tensor's entries are."""
+def with_source(passed: Response, field: Field, variance: float) -> Response:
+    """With a source of that variance, the entries of a tensor."""
+    if not variance > 0:
+        return passed
     memory = root(field).__dict__
     if "_source" not in memory:
         memory["_source"] = next(reuse.once("sources", itertools.count))
-    found: int = memory["_source"]
-    return found
+    at, deviation, n = memory["_source"], math.sqrt(variance), passed.to.size
+    to = np.empty(max(at + 1, n), np.float32)
+    to[:n] = passed.to
+    if at < n:
+        before = float(to[at])
+    else:
+        before = to[n:] = 0.0
+    to[at] += deviation
+    return Response(to, passed.shift - variance / 2, passed.variance + (2 * before + deviation) * deviation)
 
 
-def with_source(passed: Response, field: Field, variance: float) -> Response:
-    """With a source of that variance."""
+def moments_with_source(passed: Response, field: Field, variance: float) -> Moments:
+    """Of :func:`with_source`; a tensor that has entered no product needs no number for that."""
     if not variance > 0:
-        return passed
-    at = _source(field)
-    to = np.zeros(max(at + 1, passed.to.size), np.float32)
-    to[: passed.to.size] = passed.to
-    to[at] += math.sqrt(variance)
-    return Response(to, passed.shift - variance / 2)
+        return Moments(passed.variance, passed.shift)
+    at, deviation = root(field).__dict__.get("_source"), math.sqrt(variance)
+    before = 0.0 if at is None or at >= passed.to.size else float(passed.to[at])
+    return Moments(passed.variance + (2 * before + deviation) * deviation, passed.shift - variance / 2)
 
 
 def added(parts: Iterable[Response]) -> Response:
@@ -105,18 +138,21 @@ def added(parts: Iterable[Response]) -> Response:
     return Response(to, sum(part.shift for part in found))
 
 
+def of_factors(parts: Sequence[Responses]) -> tuple[Response, Response]:
+    """The mean squares of :func:`of_product` alone."""
+    if len(parts) == 1:
+        return parts[0].square, parts[0].sum
+    square = added([part.square for part in parts])
+    together = sum(covariance(a.apart, b.apart) for a, b in itertools.combinations(parts, 2))
+    return square.moved(together), added([part.sum for part in parts])
+
+
 def of_product(parts: Sequence[Responses]) -> Responses:
     """Of factors that are multiplied entry by entry, or summed over."""
     if len(parts) == 1:
         return parts[0]
-    square = added([part.square for part in parts])
-    together = sum(covariance(a.apart, b.apart) for a, b in itertools.combinations(parts, 2))
-    return Responses(
-        Response(square.to, square.shift + together),
-        added([part.sum for part in parts]),
-        max(part.overlap for part in parts),
-        added([part.apart for part in parts]),
-    )
+    overlap = max(part.overlap for part in parts)
+    return Responses(*of_factors(parts), overlap, added([part.apart for part in parts]))
 
 
 def covariance(a: Response, b: Response) -> float:
@@ -130,6 +166,8 @@ def of_sum(weights: Sequence[float], parts: Sequence[Responses]) -> Responses:
     total = sum(weights)
     if not total > 0:
         return NOTHING
+    if len(parts) == 1:
+        return parts[0]
     shares = [weight / total for weight in weights]
     return Responses(
         mixed(shares, [part.square for part in parts]),
@@ -145,7 +183,7 @@ def mixed(shares: Sequence[float], parts: Sequence[Response]) -> Response:
         return parts[0]
     found = added([part.times(share) for share, part in zip(shares, parts, strict=True)])
     within = sum(share * part.variance for share, part in zip(shares, parts, strict=True))
-    return Response(found.to, found.shift + (within - found.variance) / 2)
+    return found.moved((within - found.variance) / 2)
 
 
 def of_function(before: Responses, first: float, second: float) -> Responses:
@@ -156,7 +194,7 @@ def of_function(before: Responses, first: float, second: float) -> Responses:
     """
     found = before.square.times(first)
     shift = second * before.square.variance + (first**2 - first + second) * before.apart.variance
-    found = Response(found.to, found.shift + shift / 2)
+    found = found.moved(shift / 2)
     return Responses(found, found, apart=before.apart.times(first))
 
 

@@ -56,9 +56,12 @@ from evenflow.predict.fields import Field, Leaf, Made, Sum
 from evenflow.predict.responses import (
     NONE,
     NOTHING,
+    Moments,
     Response,
     Responses,
     mixed,
+    moments_with_source,
+    of_factors,
     of_function,
     of_product,
     of_sum,
@@ -114,20 +117,17 @@ def in_decades(variance: float, shift: float = 0.0) -> float:
     return (NORMAL_95 * math.sqrt(variance) + abs(shift)) / (2 * math.log(10))
 
 
-def response(field: Field, *, parameter: bool = False) -> Response:
-    """How ln(mean square) of a tensor responds to all sources, its own entries among them."""
+def response(field: Field, *, parameter: bool = False) -> Moments:
+    """What ln(mean square) of a tensor responds with to all sources, its own entries among them."""
     if not parameter:
-        found = inherited(field)
-        extra = _left_of_batch(field, found.overlap)
-        return with_source(found.square, field, own(field) + extra)
+        return moments_with_source(inherited(field).square, field, _of_entries(field))
     while isinstance(field, Made) and field.key[0] in ("view", "permute"):  # type: ignore[index]
         field = field.parts[0]
     if not isinstance(field, Made):
-        return with_source(inherited(field).sum, field, own(field))
-    found = _through_op(field, parameter=True)
+        return moments_with_source(inherited(field).sum, field, own(field))
+    squares, sums = of_factors(_of_parts(field, parameter=True))
     common = 1.0 if field.key[0] == "sum" else _common(field)  # type: ignore[index]
-    both = mixed([1 - common, common], [found.square, found.sum])
-    return with_source(both, field, own(field))
+    return moments_with_source(mixed([1 - common, common], [squares, sums]), field, own(field))
 
 
 def _common(field: Made) -> float:
@@ -188,17 +188,22 @@ def _inherited(field: Field) -> Responses:
     return of_product(passed) if passed else NOTHING
 
 
-def _through_op(field: Made, *, parameter: bool = False) -> Responses:
+def _through_op(field: Made) -> Responses:
+    found = _of_parts(field)
+    return of_product(found) if found else NOTHING
+
+
+def _of_parts(field: Made, *, parameter: bool = False) -> list[Responses]:
+    """What an op passes on of each operand that is no weight."""
     random = [
         (i, part)
         for i, (part, origin) in enumerate(zip(field.parts, map(root, field.parts), strict=True))
         if not isinstance(origin, Leaf) or origin.cotangent
     ]
     if not (isinstance(field.key, tuple) and field.key[0] in MULTIPLYING):
-        return of_product([inherited(part) for _, part in random]) if random else NOTHING
+        return [inherited(part) for _, part in random]
     alone = len(random) == 1 and not parameter
-    found = [_of_operand(field, i, alone=alone) for i, part in random]
-    return of_product(found) if found else NOTHING
+    return [_of_operand(field, i, alone=alone) for i, part in random]
 
 
 def _of_operand(field: Made, position: int, *, alone: bool) -> Responses:
@@ -215,24 +220,34 @@ def _of_operand(field: Made, position: int, *, alone: bool) -> Responses:
     channels = (1,) if field.key[0] == "convolution" else summed  # type: ignore[index]
     rest = tuple(dim for dim in range(len(part.shape)) if dim not in channels) if alone else summed
     overlap, apart = passed.overlap, passed.apart
-    variance = own(part) + _left_of_batch(part, overlap)
     if alone:
-        apart = with_source(apart, part, own_of_sample(part) - variance)
+        apart = with_source(apart, part, own_of_sample(part) - _of_entries(part))
         if part.cotangent:
             overlap += share_left(part) / features(part)
-    return Responses(
-        with_source(passed.square, part, variance),
-        with_source(passed.sum, part, own_of_sum(part, rest)),
-        overlap,
-        apart,
-    )
+    whole = with_source(passed.sum, part, own_of_sum(part, rest))
+    return Responses(_entering(part), whole, overlap, apart)
 
 
-def _left_of_batch(field: Field, overlap: float) -> float:
-    """2 v/n of what the cosines of two samples add to the source; none for one sample."""
-    if not overlap:
-        return 0.0
-    return 2 * overlap * (1 - 1 / field.shape[0]) / features(field) * share_left(field)
+def _entering(field: Field) -> Response:
+    """How ln(mean square) of a tensor that enters a product responds to all sources, its own among them."""
+    memory: dict[str, Response] = field.__dict__
+    if "_entering" not in memory:
+        memory["_entering"] = with_source(inherited(field).square, field, _of_entries(field))
+    return memory["_entering"]
+
+
+def _of_entries(field: Field) -> float:
+    """The variance of the source that a tensor's entries are.
+
+    2 v/n of it is what the cosines of two samples add; none for one sample.
+    """
+    memory: dict[str, float] = field.__dict__
+    if "_of_entries" not in memory:
+        variance, overlap = own(field), inherited(field).overlap
+        if overlap:
+            variance += 2 * overlap * (1 - 1 / field.shape[0]) / features(field) * share_left(field)
+        memory["_of_entries"] = variance
+    return memory["_of_entries"]
 
 
 @lru_cache(maxsize=4096)
@@ -275,15 +290,17 @@ def _of_terms(field: Expression) -> Responses:
 
 def _kept(field: Expression) -> float:
     """E f_a f_b / E f² of two samples, f what a cotangent is multiplied with."""
+    name = field.name[0]
+    return reuse.once(None if name is None else ("kept", name), lambda: _alike_in_factor(field))
+
+
+def _alike_in_factor(field: Expression) -> float:
     terms = [
         Term(term.factor, tuple((atom, f) for atom, f in term.functions if not atom.cotangent))
         for term in field.terms
     ]
     factor = Expression(field.shape, terms)
-    if not factor.atoms:
-        return 1.0
-    name = factor.name[0]
-    return reuse.once(None if name is None else ("kept", name), lambda: _alike(factor.table))
+    return _alike(factor.table) if factor.atoms else 1.0
 
 
 def _alike(table: Table) -> float:
