@@ -279,7 +279,7 @@ def apart(model: nn.Module, samples: int = 96) -> Program:
 
 
 def test_cosines_need_a_temperature() -> None:
-    """NormFace, proposition 2: ln(1 + 95/e²) = 2.63 is left of ln 96 = 4.56."""
+    """Wang et al. 2017: ln(1 + 95/e²) = 2.63 is left of ln 96 = 4.56."""
     finding = only(apart(Views(lambda c: c)), BOUNDED)
     assert top(finding) is CauseName.WRONG_LOSS_OR_OUTPUT
     assert finding.evidence[0].value == pytest.approx(math.log1p(95 / math.e**2) / math.log(96), rel=1e-5)

@@ -35,8 +35,7 @@ UNREACHED = Threshold(
 GUESSED = Threshold(
     0.5,
     "of what guessing costs, which cross-entropy is left with at least, however well the model tells classes",
-    "a judgement: softmax of bare cosines is at .35 with 10 classes, and at .58 with 96, where NormFace "
-    "(Wang et al. 2017) found that training does not converge",
+    "a judgement: bare cosines are at .35 with 10 classes, and at .58 with 96",
 )
 
 _RANGE = {
@@ -106,7 +105,7 @@ of .05 to .1, or learn it.""",
             "Bishop, Pattern recognition and machine learning, 2006, section 5.2 (output activations and "
             "error functions).",
             "Wang, Xiang, Cheng, Yuille, NormFace: L2 hypersphere embedding for face verification, ACM MM "
-            "2017, proposition 2 (the least cross-entropy of normalised features).",
+            "2017 (the least cross-entropy of normalised features).",
             "Humbatova et al., Taxonomy of real faults in deep learning systems, ICSE 2020.",
         ),
     )
