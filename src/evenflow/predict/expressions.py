@@ -22,7 +22,6 @@ import itertools
 from abc import abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, TypeAlias, final
 
 import numpy as np
@@ -32,6 +31,7 @@ from evenflow.predict import reuse
 from evenflow.predict.combine import align
 from evenflow.predict.fields import Field, Leaf, Made, cross, product_tags
 from evenflow.predict.known import refined
+from evenflow.predict.lazy import cached_property
 from evenflow.predict.scalar import VARIABLE, Scalar, expect, expect_pair, times
 from evenflow.predict.table import Table, constant
 

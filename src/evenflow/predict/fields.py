@@ -28,7 +28,6 @@ import itertools
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Hashable, Sequence
-from functools import cached_property
 from typing import final
 
 import numpy as np
@@ -36,6 +35,7 @@ import torch
 
 from evenflow.predict import reuse
 from evenflow.predict.combine import align, independent_pair
+from evenflow.predict.lazy import cached_property
 from evenflow.predict.table import NEGLIGIBLE, Table, measured
 
 _sources = itertools.count()

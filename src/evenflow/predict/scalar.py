@@ -26,7 +26,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ from torch import Tensor
 
 from evenflow.predict import reuse
 from evenflow.predict.axes import Array, Indices, rounded
+from evenflow.predict.lazy import cached_property
 
 _COARSE = np.polynomial.legendre.leggauss(14)
 _FINE = np.polynomial.legendre.leggauss(48)

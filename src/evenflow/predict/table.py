@@ -25,7 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -33,6 +33,7 @@ import torch
 
 from evenflow.predict import axes
 from evenflow.predict.axes import Array, Axis, Indices, plain
+from evenflow.predict.lazy import cached_property
 
 Dims: TypeAlias = tuple[tuple[Axis, ...], ...]
 

@@ -22,11 +22,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import final
 
 from evenflow.predict.expressions import Expression, Term, as_terms
 from evenflow.predict.fields import Field, Leaf, Made, cross
+from evenflow.predict.lazy import cached_property
 from evenflow.predict.pointwise import apply, product
 from evenflow.predict.rules.euler import (
     before_norm,

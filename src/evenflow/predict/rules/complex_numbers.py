@@ -8,7 +8,6 @@ References:
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any, final
 
 import numpy as np
@@ -16,6 +15,7 @@ import torch
 
 from evenflow.predict.axes import plain
 from evenflow.predict.fields import Field, Leaf
+from evenflow.predict.lazy import cached_property
 from evenflow.predict.pointwise import apply, product
 from evenflow.predict.rules.joining import cat
 from evenflow.predict.rules.registry import Context, NoRuleError, rule

@@ -33,7 +33,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +43,7 @@ from evenflow.predict.axes import Array, agreeing
 from evenflow.predict.combine import align
 from evenflow.predict.expressions import Expression, Term
 from evenflow.predict.fields import Field, Made, Sum, rearranged_leaf
+from evenflow.predict.lazy import cached_property
 from evenflow.predict.rules.euler import flat
 from evenflow.predict.rules.joining import Joined
 from evenflow.predict.rules.normalised import Normalised, pair_average

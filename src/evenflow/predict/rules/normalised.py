@@ -38,7 +38,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cached_property
 from typing import final
 
 import numpy as np
@@ -48,6 +47,7 @@ from evenflow.predict.axes import regroup as regrouping
 from evenflow.predict.combine import align
 from evenflow.predict.expressions import Expression
 from evenflow.predict.fields import Field, Made, cross
+from evenflow.predict.lazy import cached_property
 from evenflow.predict.table import Dims, Table
 
 

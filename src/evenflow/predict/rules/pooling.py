@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any, final
 
 import numpy as np
@@ -21,6 +21,7 @@ import torch
 from evenflow.predict.axes import Array, plain
 from evenflow.predict.expressions import Routed, as_scalar
 from evenflow.predict.fields import Field, Leaf, Made
+from evenflow.predict.lazy import cached_property
 from evenflow.predict.rules.positions import Maps, backward, copies, mapped, shares, windows
 from evenflow.predict.rules.registry import Context, NoRuleError, rule
 from evenflow.predict.scalar import Scalar

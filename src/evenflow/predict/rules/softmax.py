@@ -20,7 +20,6 @@ a saturated p holds back is simulated too.
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any, final
 
 import numpy as np
@@ -29,6 +28,7 @@ import torch
 from evenflow.predict.axes import Array
 from evenflow.predict.combine import align
 from evenflow.predict.fields import Field
+from evenflow.predict.lazy import cached_property
 from evenflow.predict.pointwise import apply, product
 from evenflow.predict.rules.masks import Mask, averages, distinct_masks
 from evenflow.predict.rules.peaked import by_count, effective_ratio, log_sum, unsaturated
