@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from evenflow.predict.coefficients import Coefficients
 from evenflow.predict.fields import Leaf
 from evenflow.predict.responses import (
     NONE,
@@ -22,13 +23,13 @@ DRAWS = 200_000
 
 def _response(*a: float) -> Response:
     """Of a log-normal S with E S = 1."""
-    to = np.array(a, np.float32)
-    return Response(to, -float(to @ to) / 2)
+    to = Coefficients.of(a)
+    return Response(to, -to.dot(to) / 2)
 
 
 def _drawn(response: Response, noise: np.ndarray) -> np.ndarray:
     """Ln S."""
-    return noise[..., : response.to.size] @ response.to + response.shift
+    return noise[..., : response.to.size] @ response.to.array + response.shift
 
 
 def test_a_source_is_one_wherever_it_comes_in() -> None:

@@ -17,15 +17,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, TypeAlias, final
+from typing import NamedTuple, final
 
-import numpy as np
-from numpy.typing import NDArray
-
-from evenflow.predict import reuse
+from evenflow.predict import coefficients, reuse
+from evenflow.predict.coefficients import Coefficients
 from evenflow.predict.fields import Field, Made
-
-Coefficients: TypeAlias = NDArray[np.float32]
 
 
 class Moments(NamedTuple):
@@ -61,7 +57,7 @@ class Response:
         if factor == 1.0:
             return self
         variance = None if self._variance is None else self._variance * factor**2
-        return Response(self.to * np.float32(factor), self.shift * factor, variance)
+        return Response(self.to.times(factor), self.shift * factor, variance)
 
     def moved(self, shift: float) -> Response:
         """With its mean elsewhere."""
@@ -71,11 +67,11 @@ class Response:
     def variance(self) -> float:
         """Σ a²."""
         if self._variance is None:
-            self._variance = float(self.to @ self.to)
+            self._variance = self.to.dot(self.to)
         return self._variance
 
 
-NONE = Response(np.zeros(0, np.float32), 0.0, 0.0)
+NONE = Response(Coefficients.of([]), 0.0, 0.0)
 
 
 class Responses(NamedTuple):
@@ -107,15 +103,9 @@ def with_source(passed: Response, field: Field, variance: float) -> Response:
     memory = root(field).__dict__
     if "_source" not in memory:
         memory["_source"] = next(reuse.once("sources", itertools.count))
-    at, deviation, n = memory["_source"], math.sqrt(variance), passed.to.size
-    to = np.empty(max(at + 1, n), np.float32)
-    to[:n] = passed.to
-    if at < n:
-        before = float(to[at])
-    else:
-        before = to[n:] = 0.0
-    to[at] += deviation
-    return Response(to, passed.shift - variance / 2, passed.variance + (2 * before + deviation) * deviation)
+    at, deviation = memory["_source"], math.sqrt(variance)
+    moments = moments_with_source(passed, field, variance)
+    return Response(passed.to.plus(deviation, at), moments.shift, moments.variance)
 
 
 def moments_with_source(passed: Response, field: Field, variance: float) -> Moments:
@@ -123,7 +113,7 @@ def moments_with_source(passed: Response, field: Field, variance: float) -> Mome
     if not variance > 0:
         return Moments(passed.variance, passed.shift)
     at, deviation = root(field).__dict__.get("_source"), math.sqrt(variance)
-    before = 0.0 if at is None or at >= passed.to.size else float(passed.to[at])
+    before = 0.0 if at is None else passed.to[at]
     return Moments(passed.variance + (2 * before + deviation) * deviation, passed.shift - variance / 2)
 
 
@@ -132,10 +122,7 @@ def added(parts: Iterable[Response]) -> Response:
     found = [part for part in parts if part.to.size]
     if len(found) <= 1:
         return found[0] if found else NONE
-    to = np.zeros(max(part.to.size for part in found), np.float32)
-    for part in found:
-        to[: part.to.size] += part.to
-    return Response(to, sum(part.shift for part in found))
+    return Response(coefficients.added([part.to for part in found]), sum(part.shift for part in found))
 
 
 def of_factors(parts: Sequence[Responses]) -> tuple[Response, Response]:
@@ -143,7 +130,7 @@ def of_factors(parts: Sequence[Responses]) -> tuple[Response, Response]:
     if len(parts) == 1:
         return parts[0].square, parts[0].sum
     square = added([part.square for part in parts])
-    together = sum(covariance(a.apart, b.apart) for a, b in itertools.combinations(parts, 2))
+    together = sum(a.apart.to.dot(b.apart.to) for a, b in itertools.combinations(parts, 2))
     return square.moved(together), added([part.sum for part in parts])
 
 
@@ -153,12 +140,6 @@ def of_product(parts: Sequence[Responses]) -> Responses:
         return parts[0]
     overlap = max(part.overlap for part in parts)
     return Responses(*of_factors(parts), overlap, added([part.apart for part in parts]))
-
-
-def covariance(a: Response, b: Response) -> float:
-    """Σ a b."""
-    n = min(a.to.size, b.to.size)
-    return float(a.to[:n] @ b.to[:n])
 
 
 def of_sum(weights: Sequence[float], parts: Sequence[Responses]) -> Responses:
