@@ -224,16 +224,12 @@ def _of_operand(field: Made, position: int, *, alone: bool) -> Responses:
         apart = with_source(apart, part, own_of_sample(part) - _of_entries(part))
         if part.cotangent:
             overlap += share_left(part) / features(part)
-    whole = with_source(passed.sum, part, own_of_sum(part, rest))
-    return Responses(_entering(part), whole, overlap, apart)
-
-
-def _entering(field: Field) -> Response:
-    """How ln(mean square) of a tensor that enters a product responds to all sources, its own among them."""
-    memory: dict[str, Response] = field.__dict__
-    if "_entering" not in memory:
-        memory["_entering"] = with_source(inherited(field).square, field, _of_entries(field))
-    return memory["_entering"]
+    return Responses(
+        with_source(passed.square, part, _of_entries(part)),
+        with_source(passed.sum, part, own_of_sum(part, rest)),
+        overlap,
+        apart,
+    )
 
 
 def _of_entries(field: Field) -> float:
