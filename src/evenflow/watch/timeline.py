@@ -31,7 +31,9 @@ class Timeline:
         """How many steps wait to be written."""
         return len(self._waiting)
 
-    def log(self, figures: Mapping[str, float | Tensor], *, between_steps: bool) -> None:
+    def log(
+        self, figures: Mapping[str, float | Tensor], *, between_steps: bool
+    ) -> Mapping[str, float | Tensor]:
         """Add figures that the user gave.
 
         Args:
@@ -39,14 +41,18 @@ class Timeline:
             between_steps: Whether no optimizer has stepped yet in the step that runs.
                 A name first seen then belongs to the step that ended, from then on.
 
+        Returns:
+            The figures as they are kept: tensors only where a device would be waited for.
+
         Raises:
             WatchError: A value is no number.
         """
-        for name, value in figures.items():
-            figure = _number(name, value)
+        kept = {name: _number(name, value) for name, value in figures.items()}
+        for name, figure in kept.items():
             late = self._belongs_to_ended.setdefault(name, self._ended is not None and between_steps)
             step = self._ended if late and self._ended is not None else self.running
             step.figures.setdefault(name, []).append(figure)
+        return kept
 
     def add(self, name: str, value: float | Tensor) -> None:
         """Add a figure to the step that runs."""

@@ -260,9 +260,9 @@ class Watch:
         if self._closed or self.trouble is not None:
             return
         began = perf_counter()
-        self._timeline.log(figures, between_steps=not self._stepped)
+        kept = self._timeline.log(figures, between_steps=not self._stepped)
         if self._flight is not None:
-            self._guard.run(self._flight.logged, figures)
+            self._guard.run(self._flight.logged, kept)
         self._governor.spend(perf_counter() - began)
 
     def charge(self, seconds: float) -> None:

@@ -126,10 +126,14 @@ class FlightRecorder:
     # --- what the watch tells -------------------------------------------------
 
     def logged(self, figures: Mapping[str, float | Tensor]) -> None:
-        """The user gave figures; a loss that spikes or is not finite calls for a flight."""
+        """The user gave figures; a loss that spikes or is not finite calls for a flight.
+
+        Args:
+            figures: Numbers, or tensors that nobody waits for.
+        """
         for name, loss in figures.items():
-            if name.partition("/")[0] == _LOSS and not (isinstance(loss, Tensor) and not loss.is_cpu):
-                self._judge_loss(name, float(loss.detach()) if isinstance(loss, Tensor) else float(loss))
+            if name.partition("/")[0] == _LOSS and not isinstance(loss, Tensor):
+                self._judge_loss(name, loss)
 
     def before_step(self, name: str, joint: Tensor | None, *, closure: bool) -> None:
         """An optimizer is about to step.
@@ -166,8 +170,10 @@ class FlightRecorder:
             self._sentinels.healthy()
         self._step = step.number + 1
         self._asked = False
-        self._log.step_ended()
-        self._sentinels.clear()
+        if self._log.attached:
+            self._log.step_ended()
+        if self._sentinels.attached:
+            self._sentinels.clear()
         _post(self._log, wanted=self._log_meter.affordable(seconds, self._budget))
         _post(self._sentinels, wanted=self._sentinel_meter.affordable(seconds, self._budget))
 
@@ -197,8 +203,8 @@ class FlightRecorder:
 
     def _judge(self, name: str, joint: Tensor | None) -> None:
         if joint is None:
-            flags = [bad(p.grad) for p in self._watchpoints[name] if p.grad is not None]
-            broken = any(flag is True for flag in flags)
+            seen = next((p.grad for p in self._watchpoints[name] if p.grad is not None), None)
+            broken = seen is not None and bad(seen) is True
         elif joint.is_cpu:
             norm = float(joint)
             broken = not math.isfinite(norm)
@@ -376,7 +382,10 @@ def _joined(seen: Culprit | None, found: Culprit | None, notes: list[str]) -> Cu
 
 
 def _watchpoints(optimizer: torch.optim.Optimizer, models: Mapping[str, nn.Module]) -> Sequence[Tensor]:
-    """The optimizer's first two small parameters: what goes wrong on the way back ends there."""
+    """The optimizer's first two small parameters: what goes wrong on the way back ends there.
+
+    The second stands in where the first gets no gradient.
+    """
     moved = {id(p) for group in optimizer.param_groups for p in group["params"]}
     trained = [
         p for model in models.values() for p in model.parameters() if id(p) in moved and p.requires_grad

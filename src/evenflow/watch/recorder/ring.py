@@ -74,15 +74,19 @@ class Ring:
         self.norms: dict[str, NormRing] = {}
         """Name of an optimizer → the gradient norms of its parameters."""
         self._figures: dict[str, deque[float]] = {}
+        self._sampled: deque[Step] = deque()
 
     def put(self, step: Step) -> None:
         """Take a step that has ended; the oldest one goes, and the samples of an older one."""
         self.steps.append(step)
-        sampled = [one for one in self.steps if one.samples]
-        if len(sampled) > SAMPLES:
-            oldest = sampled[0]
-            slot = self.steps.index(oldest)
-            self.steps[slot] = Step(oldest.number, oldest.figures, [], oldest.events)
+        if not step.samples:
+            return
+        self._sampled.append(step)
+        if len(self._sampled) > SAMPLES:
+            oldest = self._sampled.popleft()
+            slot = next((slot for slot, one in enumerate(self.steps) if one is oldest), None)
+            if slot is not None:
+                self.steps[slot] = Step(oldest.number, oldest.figures, [], oldest.events)
 
     def put_norms(self, step: int, optimizer: str, names: Sequence[str], norms: Tensor) -> None:
         """Take the norm of the gradient of each parameter [parameters] that an optimizer moves."""
