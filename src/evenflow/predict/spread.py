@@ -120,7 +120,8 @@ def in_decades(variance: float, shift: float = 0.0) -> float:
 def response(field: Field, *, parameter: bool = False) -> Moments:
     """What ln(mean square) of a tensor responds with to all sources, its own entries among them."""
     if not parameter:
-        return moments_with_source(inherited(field).square, field, _of_entries(field))
+        found = inherited(field)
+        return moments_with_source(found.square, field, _of_entries(field, found.overlap))
     while isinstance(field, Made) and field.key[0] in ("view", "permute"):  # type: ignore[index]
         field = field.parts[0]
     if not isinstance(field, Made):
@@ -150,12 +151,19 @@ def _share_of_mean(field: Made) -> float:
     return min(max(share, 0.0), 1.0)
 
 
-def inherited(field: Field) -> Responses:
-    """Responses to the sources that a tensor was made from."""
-    memory = field.__dict__
-    if "_inherited" not in memory:
-        memory["_inherited"] = _inherited(field)
-    found: Responses = memory["_inherited"]
+def inherited(field: Field, *, keep: bool = True) -> Responses:
+    """Responses to the sources that a tensor was made from.
+
+    Args:
+        field: The tensor.
+        keep: Whether it will be asked for again.
+    """
+    memory: dict[str, Responses] = field.__dict__
+    found = memory.get("_inherited")
+    if found is None:
+        found = _inherited(field)
+        if keep:
+            memory["_inherited"] = found
     return found
 
 
@@ -215,31 +223,31 @@ def _of_operand(field: Made, position: int, *, alone: bool) -> Responses:
         alone: Whether the other operand is a weight; else it is a gradient's other factor, of a parameter.
     """
     part = field.parts[position]
-    passed = inherited(part)
+    passed = inherited(part, keep=alone)  # by a parameter's gradient asked for once, often transposed
     summed = _summed_out(field.key, position, len(part.shape))
     channels = (1,) if field.key[0] == "convolution" else summed  # type: ignore[index]
     rest = tuple(dim for dim in range(len(part.shape)) if dim not in channels) if alone else summed
-    overlap, apart = passed.overlap, passed.apart
+    overlap, apart, variance = passed.overlap, passed.apart, _of_entries(part, passed.overlap)
     if alone:
-        apart = with_source(apart, part, own_of_sample(part) - _of_entries(part))
+        apart = with_source(apart, part, own_of_sample(part) - variance)
         if part.cotangent:
             overlap += share_left(part) / features(part)
     return Responses(
-        with_source(passed.square, part, _of_entries(part)),
+        with_source(passed.square, part, variance),
         with_source(passed.sum, part, own_of_sum(part, rest)),
         overlap,
         apart,
     )
 
 
-def _of_entries(field: Field) -> float:
+def _of_entries(field: Field, overlap: float) -> float:
     """The variance of the source that a tensor's entries are.
 
     2 v/n of it is what the cosines of two samples add; none for one sample.
     """
     memory: dict[str, float] = field.__dict__
     if "_of_entries" not in memory:
-        variance, overlap = own(field), inherited(field).overlap
+        variance = own(field)
         if overlap:
             variance += 2 * overlap * (1 - 1 / field.shape[0]) / features(field) * share_left(field)
         memory["_of_entries"] = variance
