@@ -160,8 +160,8 @@ def of_sum(weights: Sequence[float], parts: Sequence[Responses]) -> Responses:
 
 def mixed(shares: Sequence[float], parts: Sequence[Response]) -> Response:
     """Of Σ_i S_i: E of the logarithm of a sum exceeds that of its terms by half of what variance it lacks."""
-    if len(parts) == 1 and shares[0] == 1.0:
-        return parts[0]
+    if 1.0 in shares:
+        return parts[shares.index(1.0)]
     found = added([part.times(share) for share, part in zip(shares, parts, strict=True)])
     within = sum(share * part.variance for share, part in zip(shares, parts, strict=True))
     return found.moved((within - found.variance) / 2)

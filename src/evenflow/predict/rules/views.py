@@ -39,7 +39,9 @@ def rearranged(
     if isinstance(x, Expression) and x.atoms and all(atom.shape == x.shape for atom in x.atoms):
         moved = {atom: rearranged(context, atom, shape, of_table, key, of_values) for atom in x.atoms}
         terms = [Term(t.factor, tuple((moved[field], f) for field, f in t.functions)) for t in x.terms]
-        result: Field = Expression(shape, terms)
+        expression = Expression(shape, terms)
+        expression.rearranged = x
+        result: Field = expression
     elif isinstance(x, Leaf) and x.values is not None and of_values is not None:
         result = Leaf(of_table(x.table), of_values(x.values), orthogonal=x.orthogonal, cotangent=x.cotangent)
     else:
