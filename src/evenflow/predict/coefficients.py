@@ -91,11 +91,10 @@ class Coefficients:
 
 def added(parts: Sequence[Coefficients]) -> Coefficients:
     """The sum of two vectors or more."""
-    longest = max(parts, key=lambda part: part.size)
+    longest, *others = sorted(parts, key=lambda part: -part.size)
     numbers = _longer(longest.array, longest.size)
-    for part in parts:
-        if part is not longest:
-            numbers[: part.size] += part.array
+    for part in others:
+        numbers[: part.size] += part.array
     return Coefficients(_Row(numbers, longest.size), longest.size)
 
 

@@ -67,7 +67,7 @@ class Expression(Field):
 
     Attributes:
         alike: Whether all its rows are those of one token.
-        rearranged: The expression whose entries it shows in another shape or order, if it does.
+        permuted: The expression whose entries it shows with dimensions in another order, if it does.
     """
 
     def __init__(self, shape: Sequence[int], terms: Sequence[Term]) -> None:
@@ -77,7 +77,7 @@ class Expression(Field):
         self.terms = tuple(terms)
         self.as_one: Field | None = None
         self.alike = False
-        self.rearranged: Expression | None = None
+        self.permuted: Expression | None = None
 
     @cached_property
     def atoms(self) -> tuple[Field, ...]:

@@ -99,6 +99,8 @@ def _as_drawn(field: Field) -> float:
 def _found_as_drawn(field: Field) -> float:
     if (isinstance(field, Leaf) and not field.cotangent) or field.mean_square <= 0:
         return 0.0
+    if isinstance(field, Expression) and field.permuted is not None:
+        return _as_drawn(field.permuted)
     chance = _chance(field)
     if chance is not None:
         return _gaussian(field.table, None, chance)

@@ -272,8 +272,8 @@ def _summed_out(key: Any, position: int, rank: int) -> tuple[int, ...]:
 
 def _of_terms(field: Expression) -> Responses:
     """Factors of one product fluctuate together: x/√(mean x²) passes on nothing."""
-    if field.rearranged is not None and len(field.terms) == 1:
-        found = inherited(field.rearranged)
+    if field.permuted is not None and len(field.terms) == 1:
+        found = inherited(field.permuted)
         if found.overlap:
             linear = [inherited(atom).overlap for atom, f in field.terms[0].functions if f.linear]
             found = found._replace(overlap=max(linear) * _kept(field) ** 2)

@@ -40,7 +40,7 @@ def rearranged(
         moved = {atom: rearranged(context, atom, shape, of_table, key, of_values) for atom in x.atoms}
         terms = [Term(t.factor, tuple((moved[field], f) for field, f in t.functions)) for t in x.terms]
         expression = Expression(shape, terms)
-        expression.rearranged = x
+        expression.permuted = x if key[0] == "permute" else None  # type: ignore[index]
         result: Field = expression
     elif isinstance(x, Leaf) and x.values is not None and of_values is not None:
         result = Leaf(of_table(x.table), of_values(x.values), orthogonal=x.orthogonal, cotangent=x.cotangent)
