@@ -262,7 +262,8 @@ class Floor:
 def floor(case: Case, clock: Callable[[], float], *, compiled: bool) -> str:
     """What a fully sampled step of a net has to move, and in what share of its bare time."""
     copied: Any = copy.deepcopy(case[0])
-    _, _, bare = training((torch.compile(copied, fullgraph=True) if compiled else copied, *case[1:]))
+    runs: Any = torch.compile(copied, fullgraph=True) if compiled else copied
+    _, _, bare = training((runs, *case[1:]))
     model, optimizer, step = training(copy.deepcopy(case))
     found = Floor(clock)
     found.attach(model, optimizer)

@@ -75,14 +75,15 @@ def numbers(build: Callable[[], nn.Module], shape: tuple[int, ...]) -> list[tupl
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_same_with_and_without(case: str) -> None:
-    """To 1e-9, five decimals below what a prediction can say."""
+    """To 1e-9, five decimals below what a prediction can say; half-widths, of float32 numbers, to 1e-6."""
     build, shape = CASES[case]
     reused = numbers(build, shape)
     with mock.patch.object(reuse, "MOST", -1):
         plain = numbers(build, shape)
     assert len(reused) == len(plain)
     for one, other in zip(reused, plain, strict=True):
-        assert one == pytest.approx(other, rel=1e-9, abs=1e-250)
+        assert one[:2] == pytest.approx(other[:2], rel=1e-9, abs=1e-250)
+        assert one[2] == pytest.approx(other[2], rel=1e-6)
 
 
 def evaluations(layers: int) -> int:
