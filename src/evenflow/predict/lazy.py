@@ -7,7 +7,8 @@ read up to Python 3.11: a prediction runs in one thread, and reads tens of thous
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from functools import cached_property
@@ -31,4 +32,21 @@ else:
             return found
 
 
-__all__ = ["cached_property"]
+T = TypeVar("T")
+
+
+def kept(function: Callable[[Any], T]) -> Callable[[Any], T]:
+    """A function of one object, in a module above its own, whose value is kept in its ``__dict__``."""
+    name = f"{function.__module__}.{function.__name__}"
+
+    @wraps(function)
+    def asked(of: Any) -> T:
+        memory: dict[str, T] = of.__dict__
+        if name not in memory:
+            memory[name] = function(of)
+        return memory[name]
+
+    return asked
+
+
+__all__ = ["cached_property", "kept"]

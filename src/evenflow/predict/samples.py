@@ -28,24 +28,21 @@ from evenflow.predict.axes import Array, weighted
 from evenflow.predict.combine import align
 from evenflow.predict.expressions import Expression, Term, as_terms
 from evenflow.predict.fields import Field, Leaf, Made, Sum, rearranged_leaf
+from evenflow.predict.lazy import kept
 from evenflow.predict.scalar import Scalar, expect_pair, times
 from evenflow.predict.table import Table
 
 
+@kept
 def own(field: Field) -> float:
     """Variance of ln(mean square) from the tensor's finite size."""
-    memory: dict[str, float] = field.__dict__
-    if "_own" not in memory:
-        memory["_own"] = max(_as_drawn(field) - _missing(field), 0.0)
-    return memory["_own"]
+    return max(_as_drawn(field) - _missing(field), 0.0)
 
 
+@kept
 def own_of_sample(field: Field) -> float:
     """``own`` of one sample, the first dimension."""
-    memory: dict[str, float] = field.__dict__
-    if "_own_of_sample" not in memory:
-        memory["_own_of_sample"] = _of_sample(field) * share_left(field)
-    return memory["_own_of_sample"]
+    return _of_sample(field) * share_left(field)
 
 
 def _of_sample(field: Field) -> float:
@@ -88,15 +85,9 @@ def features(field: Field) -> float:
     return 2 / max(reuse.once(name, lambda: _gaussian(field.table, over)), 1e-12)
 
 
+@kept
 def _as_drawn(field: Field) -> float:
     """``own``, were the entries of all weights independent."""
-    memory: dict[str, float] = field.__dict__
-    if "_as_drawn" not in memory:
-        memory["_as_drawn"] = _found_as_drawn(field)
-    return memory["_as_drawn"]
-
-
-def _found_as_drawn(field: Field) -> float:
     if (isinstance(field, Leaf) and not field.cotangent) or field.mean_square <= 0:
         return 0.0
     if isinstance(field, Expression) and field.permuted is not None:
@@ -112,15 +103,9 @@ def _found_as_drawn(field: Field) -> float:
     return reuse.once(None if number is None else ("own", number), lambda: _gaussian(field.table, None))
 
 
+@kept
 def _missing(field: Field) -> float:
     """What a product with an orthogonal matrix, and a function of it, has less."""
-    memory: dict[str, float] = field.__dict__
-    if "_missing" not in memory:
-        memory["_missing"] = _found_missing(field)
-    return memory["_missing"]
-
-
-def _found_missing(field: Field) -> float:
     if isinstance(field, Made) and len(field.parts) == 1:
         return _missing(field.parts[0])
     if isinstance(field, Made) and field.key[0] == "contract":  # type: ignore[index]
@@ -148,20 +133,18 @@ def _found_missing(field: Field) -> float:
     return 0.0
 
 
+@kept
 def _known(field: Field) -> bool:
     """Whether nothing in a tensor is drawn with the weights."""
-    memory: dict[str, bool] = field.__dict__
-    if "_known" not in memory:
-        parts: Sequence[Field] = ()
-        if isinstance(field, Made):
-            parts = field.parts
-        elif isinstance(field, Sum):
-            parts = [part for _, part in field.terms]
-        elif isinstance(field, Expression):
-            parts = field.atoms
-        leaf = isinstance(field, Leaf) and (field.known or not field.tags)
-        memory["_known"] = leaf or (bool(parts) and all(map(_known, parts)))
-    return memory["_known"]
+    parts: Sequence[Field] = ()
+    if isinstance(field, Made):
+        parts = field.parts
+    elif isinstance(field, Sum):
+        parts = [part for _, part in field.terms]
+    elif isinstance(field, Expression):
+        parts = field.atoms
+    leaf = isinstance(field, Leaf) and (field.known or not field.tags)
+    return leaf or (bool(parts) and all(map(_known, parts)))
 
 
 def _chance(field: Field) -> Table | None:

@@ -138,10 +138,6 @@ class Page:
         found: Rows = host.numpy()
         return found
 
-    def on_host(self) -> bool:
-        """Whether nothing has to be fetched."""
-        return not self._elsewhere
-
     def _put_by_torch(self, row: int, tensor: Tensor) -> bool | None:
         x = flat(tensor.detach())
         found: bool | None = None

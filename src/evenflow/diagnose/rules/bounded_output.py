@@ -69,7 +69,7 @@ class BoundedOutput(Rule):
     code = "EF505"
     name = "bounded_output"
     symptom = Symptom.LOSS_NOT_DECREASING
-    summary = "Targets lie outside of what the output's activation, or the loss, allows."
+    summary = "Targets lie outside of what the output, or the loss, allows, or logits lie too close together."
     causes = (CauseName.WRONG_LOSS_OR_OUTPUT,)
     thresholds = (BEYOND, UNREACHED, ROUNDED, GUESSED)
     page = Page(

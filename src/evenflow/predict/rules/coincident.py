@@ -117,7 +117,7 @@ class Pairs:
 
     @property
     def weight(self) -> float:
-        """F/(1 − f)."""
+        """The factor f/(1 − f)."""
         return self.share / (1 - self.share)
 
     def added(self, x: Made) -> Table | None:

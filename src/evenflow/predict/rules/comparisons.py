@@ -19,12 +19,9 @@ import torch
 
 from evenflow.predict.fields import Field, Leaf
 from evenflow.predict.pointwise import apply, product
-from evenflow.predict.rules.indexing import chosen
+from evenflow.predict.rules.indexing import HUGE, chosen
 from evenflow.predict.rules.registry import Context, NoRuleError, Rule, rule
 from evenflow.predict.table import constant
-
-HUGE = 1e4
-"""Numbers beyond stand for infinity."""
 
 
 def _comparing(op: Callable[..., Any]) -> Rule:
@@ -51,7 +48,7 @@ def negated(context: Context, output: Any, m: Field) -> Field:
 
 @rule("logical_and", "bitwise_and")
 def both(context: Context, output: Any, m: Field, n: Field) -> Field:
-    """M n."""
+    """The product m n."""
     return product(output.shape, m, n)
 
 
@@ -72,20 +69,20 @@ def where(context: Context, output: Any, *args: Any) -> Field:
 
 @rule("masked_fill")
 def masked_fill(context: Context, output: Any, x: Field, mask: Field, value: Any) -> Field:
-    """X, but a number where the mask holds."""
+    """Entries, but a number where the mask holds."""
     return _chosen(context, output, mask, value, x)
 
 
 def _chosen(context: Context, output: Any, mask: Field, yes: Any, no: Any) -> Field:
     if isinstance(mask, Leaf) and mask.values is not None:
         return chosen(output.shape, mask.values, yes, no)
+    if any(isinstance(value, (int, float)) and abs(value) > HUGE for value in (yes, no)):
+        raise NoRuleError("scores hidden where random numbers say so")
     parts = [
         product(output.shape, holds, value)
         for holds, value in ((mask, yes), (negated(context, mask, mask), no))
         if isinstance(value, Field) or value != 0
     ]
-    if any(isinstance(value, (int, float)) and abs(value) > HUGE for value in (yes, no)):
-        raise NoRuleError("scores hidden where random numbers say so")
     if not parts:
         return Leaf(constant(output.shape, 0.0))
     return parts[0] if len(parts) == 1 else apply(None, "add", parts, {}, output.shape)  # type: ignore[arg-type]

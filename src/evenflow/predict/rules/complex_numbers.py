@@ -69,7 +69,7 @@ def view_as_real(context: Context, output: Any, x: Field) -> Field:
 
 @rule("mul")
 def mul(context: Context, output: Any, x: Any, y: Any, **options: Any) -> Field:
-    """X y, of complex numbers by known ones."""
+    """Products x y, of complex numbers and known ones."""
     if isinstance(y, Complex):
         x, y = y, x
     if not isinstance(x, Complex):

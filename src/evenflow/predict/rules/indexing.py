@@ -23,6 +23,9 @@ from evenflow.predict.table import Dims, Table, measured
 
 _coincidences: dict[bytes, tuple[Array, Array]] = {}
 
+HUGE = 1e4
+"""Numbers beyond stand for infinity."""
+
 
 def coincidences(index: torch.Tensor) -> tuple[Array, Array]:
     """Pairs of positions that hold equal indices, and all pairs, by pattern of agreeing axes.
@@ -248,7 +251,7 @@ def chosen(shape: Sequence[int], holds: torch.Tensor, yes: Any, no: Any) -> Fiel
                     other.table.average if other.values is None or other.values.numel() != 1 else other.values
                 )
             )
-            if number < -1e4 and isinstance(value, Field):
+            if number < -HUGE and isinstance(value, Field):
                 return with_mask(value, kept, shape, number)
     yes_part = product(shape, Leaf(measured(holds), holds), yes)
     no_part = product(shape, Leaf(measured(~holds), ~holds), no)

@@ -169,7 +169,7 @@ def _overlaps(p: np.ndarray, q: np.ndarray) -> Array:
 
 
 def _softmax(scores: np.ndarray) -> np.ndarray:
-    # NumPy finds the maxima of short rows one by one, at 30 ns and more for each.
+    # NumPy finds the maxima of short rows one by one; by columns it is faster.
     largest = reduce(np.maximum, scores.T) if scores.shape[1] < 64 else scores.max(1)
     p = np.exp(scores - largest[:, None])
     p /= p.sum(1, keepdims=True)

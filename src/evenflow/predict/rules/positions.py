@@ -13,8 +13,8 @@ from layer to layer. Hence the border positions are segments of their own.
 A transposed convolution of stride s, and the gradient of a strided one, makes its
 outputs p = s q + r by other taps for each phase r: those of unlike phase have nothing in
 common, those of like phase all that their inputs have. Such a dimension has the axes
-(q, r). In the images of a DCGAN generator .29 of the mean square is the mean of a phase,
-.05 that of all pixels, and the norms of a critic, whose taps read one phase each, take it out.
+(q, r). So in the images of a DCGAN generator the pixels of a phase have a mean that all
+pixels together have not, and the norms of a critic, whose taps read one phase each, take it out.
 """
 
 from __future__ import annotations

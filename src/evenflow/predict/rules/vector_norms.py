@@ -56,7 +56,7 @@ def _beside(v: Field, dim: int) -> list[int]:
 
 @rule("_weight_norm_interface")
 def weight_norm(context: Context, output: Any, v: Field, g: Field, dim: int = 0) -> list[Field]:
-    """G v/‖v‖, with one length for each index along a dimension, and the lengths."""
+    """Weights g v/‖v‖, with one length for each index along a dimension, and the lengths."""
     length = _length(context, output[1].shape, v, 2, _beside(v, dim), True)
     scale = apply(torch.ops.aten.div.Tensor, "div", [g, length], {}, g.shape)
     return [product(v.shape, v, scale), length]
